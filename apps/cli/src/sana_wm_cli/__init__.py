@@ -1,0 +1,1 @@
+"""Fly a camera through a world that starts from one picture."""

@@ -1,0 +1,1 @@
+"""Camera trajectories for world models: actions, poses, rays, UCPE."""

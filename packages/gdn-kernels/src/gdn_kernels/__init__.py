@@ -1,0 +1,1 @@
+"""Frame-wise Gated DeltaNet: reference, CPU path and carried state."""

@@ -1,0 +1,1 @@
+"""Metric camera poses from ordinary video. Not yet."""

@@ -1,0 +1,1 @@
+"""Second stage of SANA-WM (LTX-2 refiner). Not yet."""

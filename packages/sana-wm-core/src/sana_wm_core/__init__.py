@@ -1,0 +1,1 @@
+"""SANA-WM: the camera-controlled world model, its sampler and its trainer."""

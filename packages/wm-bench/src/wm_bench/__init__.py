@@ -1,0 +1,1 @@
+"""Procedural worlds and a deterministic benchmark for world models."""
