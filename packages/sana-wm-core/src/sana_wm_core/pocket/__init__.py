@@ -1,0 +1,103 @@
+"""The pocket world: a world model small enough to ship, of the same architecture class as the released one.
+
+`load_pocket()` reads the bundled weights; `save_pocket()` writes such a folder after training. The transformer is a
+SanaWMTransformer in the diffusers layout, so everything that loads the released model loads this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sana_wm_core.model import SanaWMTransformer
+from sana_wm_core.pocket.codec import PocketCodec, PocketCodecConfig
+from sana_wm_core.pocket.text import PocketTextConfig, PocketTextEncoder
+
+WEIGHTS = Path(__file__).parent / "weights"
+DEMO = Path(__file__).parent / "demo"
+
+
+class PocketPreset(BaseModel):
+    """What the pocket world was trained at, and how it is sampled."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    height: int = Field(96, description="Picture height in pixels.")
+    width: int = Field(160, description="Picture width in pixels.")
+    frames: int = Field(65, description="Raw frames, 1 + 8k.")
+    fps: int = Field(16, description="Frames per second.")
+    steps: int = Field(12, description="Sampler steps.")
+    cfg_scale: float = Field(1.0, description="Guidance scale; 1 = off.")
+    flow_shift: float = Field(2.0, description="Flow shift of the sampler's grid.")
+    fov_deg: float = Field(70.0, description="Horizontal field of view of the training pictures, degrees.")
+    translation_speed: float = Field(0.05, description="Metres per held frame.")
+    rotation_speed_deg: float = Field(1.2, description="Degrees per held frame.")
+
+
+class Pocket(NamedTuple):
+    """The four parts of the pocket world."""
+
+    transformer: SanaWMTransformer
+    codec: PocketCodec
+    text_encoder: PocketTextEncoder
+    preset: PocketPreset
+
+
+def load_pocket(folder: str | Path | None = None) -> Pocket:
+    """Read a pocket world, the bundled one if no folder is given; float32, in eval mode.
+
+    Raises:
+        ValueError: A file is missing or damaged.
+    """
+    folder = Path(folder) if folder is not None else WEIGHTS
+    preset_file = folder / "preset.json"
+    if not preset_file.is_file():
+        raise ValueError(f"{folder}: no preset.json, so this is no pocket world; train one with runs/pocket.sh")
+    preset = PocketPreset.model_validate_json(preset_file.read_text())
+    transformer = SanaWMTransformer.from_pretrained(folder, subfolder="transformer", dtype=torch.float32)
+    codec = PocketCodec(PocketCodecConfig.model_validate_json(_metadata(folder / "codec.safetensors")))
+    text = PocketTextEncoder(PocketTextConfig.model_validate_json(_metadata(folder / "text.safetensors")))
+    _fill(codec, folder / "codec.safetensors")
+    _fill(text, folder / "text.safetensors")
+    return Pocket(transformer.eval(), codec.eval(), text.eval(), preset)
+
+
+def save_pocket(pocket: Pocket, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write a pocket world that load_pocket reads."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    pocket.transformer.to(dtype).save_pretrained(folder / "transformer")
+    for name, part in (("codec", pocket.codec), ("text", pocket.text_encoder)):
+        state = {k: v.detach().to(dtype).contiguous() for k, v in part.state_dict().items()}
+        temporary = folder / f".{name}.{os.getpid()}"
+        save_file(state, temporary, metadata={"config": part.config.model_dump_json()})
+        os.replace(temporary, folder / f"{name}.safetensors")
+    temporary = folder / f".preset.{os.getpid()}"
+    temporary.write_text(json.dumps(pocket.preset.model_dump(), indent=2) + "\n")
+    os.replace(temporary, folder / "preset.json")
+
+
+def _metadata(path: Path) -> str:
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata()["config"]
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a readable pocket weights file ({error}); fetch the package again") from error
+
+
+def _fill(module: nn.Module, path: Path) -> None:
+    state = {k: v.float() for k, v in load_file(path).items()}
+    wanted = module.state_dict()
+    wrong = [k for k in sorted(wanted.keys() | state.keys()) if k not in wanted or k not in state]
+    wrong += [k for k in wanted if k in state and wanted[k].shape != state[k].shape]
+    if wrong:
+        raise ValueError(f"{path}: {len(wrong)} tensors do not fit, first {wrong[:3]}; fetch the package again")
+    module.load_state_dict(state)
