@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sana_wm_core.pocket.codec import PocketCodec, PocketCodecConfig
+from sana_wm_core.training.optim import Optimizers, wide_matrices
 
 Clips = np.ndarray  # (clips, frames, H, W, 3) uint8, memory-mapped or not
 
@@ -28,7 +29,7 @@ class CodecTrainConfig(BaseModel):
     iterations: int = Field(3000, ge=1, description="Optimiser steps.")
     batch: int = Field(4, ge=1, description="Clips in a step.")
     frames: int = Field(17, ge=9, description="Frames of a training window, 1 + 8k.")
-    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    learning_rate: float = Field(4e-3, gt=0, description="Peak learning rate.")
     cooldown: float = Field(0.4, ge=0, le=1, description="Share of the run in which the rate falls to zero.")
     edge_weight: float = Field(0.25, ge=0, description="Weight of the error of image gradients.")
     freeze_encoder: bool = Field(False, description="Train the decoder only; the latents keep their meaning.")
@@ -59,9 +60,8 @@ class CodecTrainer:
         self.codec = PocketCodec(codec_config).to(config.device)
         self.iteration = 0
         self.out.mkdir(parents=True, exist_ok=True)
-        self.optimizer = torch.optim.AdamW(
-            self.codec.parameters(), config.learning_rate, (0.9, 0.98), weight_decay=0.0, foreach=True
-        )
+        parameters = dict(self.codec.named_parameters())
+        self.optimizer = Optimizers(parameters, config.learning_rate, 0.0, wide_matrices)
 
     def run(self, report: Callable[[dict[str, float]], None], stop: Callable[[], bool] = lambda: False) -> None:
         """Train to config.iterations, then measure the latents' mean and spread."""
@@ -93,7 +93,7 @@ class CodecTrainer:
         left = cfg.iterations - self.iteration
         fall = min(1.0, left / max(1.0, cfg.cooldown * cfg.iterations))
         rate = cfg.learning_rate * fall * min(1.0, (self.iteration + 1) / 100)
-        for group in self.optimizer.param_groups:
+        for group in self.optimizer.groups:
             group["lr"] = rate
         with torch.autocast(torch.device(cfg.device).type, torch.bfloat16):
             if cfg.freeze_encoder:
@@ -112,7 +112,6 @@ class CodecTrainer:
         loss = error + cfg.edge_weight * _edge_error(output, video) + 0.01 * spread
         if not torch.isfinite(loss):
             raise RuntimeError(f"codec loss is {loss.item()} at iteration {self.iteration}")
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.codec.parameters(), 1.0)
         self.optimizer.step()
@@ -132,8 +131,7 @@ class CodecTrainer:
     def save(self) -> None:
         """Write codec and optimiser to out/codec_last.safetensors."""
         tensors = {f"codec.{k}": v for k, v in self.codec.state_dict().items()}
-        for i, entries in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optim.{i}#{name}": torch.as_tensor(value) for name, value in entries.items()}
+        tensors |= self.optimizer.state_tensors()
         meta = {
             "iteration": str(self.iteration),
             "codec_config": self.codec.config.model_dump_json(),
@@ -154,13 +152,7 @@ class CodecTrainer:
             return
         with safe_open(path, "pt") as file:
             self.iteration = int(file.metadata()["iteration"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optim."):
-                index, entry = key[6:].split("#")
-                state.setdefault(int(index), {})[entry] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.optimizer.load_tensors(tensors)
 
 
 def _edge_error(a: Tensor, b: Tensor) -> Tensor:

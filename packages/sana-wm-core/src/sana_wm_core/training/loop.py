@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sana_wm_core.training.config import TrainConfig
 from sana_wm_core.training.data import LatentBatch, LatentClips
 from sana_wm_core.training.losses import NoisyClip, add_noise, draw_sigma, flow_loss
-from sana_wm_core.training.optim import Optimizers
+from sana_wm_core.training.optim import Optimizers, block_matrices, nothing
 
 Report = Callable[[dict[str, float]], None]
 
@@ -51,7 +51,8 @@ class WorldTrainer:
         self.model = nn.ModuleDict({"transformer": transformer, "text": text}).to(self.device)
         self.trained = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
         self.average = {k: p.detach().clone() for k, p in self.trained.items()}
-        self.optimizers = Optimizers(self.trained, config)
+        choice = block_matrices if config.muon else nothing
+        self.optimizers = Optimizers(self.trained, config.learning_rate, config.weight_decay, choice)
         self.iteration = 0
         self.out.mkdir(parents=True, exist_ok=True)
 

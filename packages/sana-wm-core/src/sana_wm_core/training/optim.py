@@ -1,40 +1,44 @@
-"""Two library optimisers over one set of parameters: Muon for the matrices of the blocks, AdamW for the rest.
+"""Two library optimisers over one set of parameters: Muon for the big matrices, AdamW for the rest.
 
-A 1 x 1 convolution is a matrix with two idle axes, and torch's Muon takes matrices only; such weights are handed to it
-as two-dimensional views of the same memory.
+A convolution is a matrix with its taps as extra columns, and torch's Muon takes matrices only; such weights are handed
+to it as two-dimensional views of the same memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sana_wm_core.training.config import TrainConfig
-
 
 class Optimizers:
     """Muon and AdamW stepped together, with a flat tensor form for checkpoints."""
 
-    def __init__(self, parameters: dict[str, nn.Parameter], config: TrainConfig) -> None:
+    def __init__(
+        self,
+        parameters: dict[str, nn.Parameter],
+        learning_rate: float,
+        decay: float,
+        for_muon: Callable[[str, Tensor], bool],
+    ) -> None:
         self.views: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
         plain: dict[str, nn.Parameter] = {}
         for name, parameter in parameters.items():
-            if config.muon and _is_block_matrix(name, parameter):
+            if for_muon(name, parameter) and parameter.is_contiguous():
                 self.views[name] = (parameter, nn.Parameter(parameter.data.view(parameter.shape[0], -1)))
             else:
                 plain[name] = parameter
         betas = (0.9, 0.98)
-        decay = config.weight_decay
         self.names = {"adamw": list(plain), "muon": list(self.views)}
-        adamw = torch.optim.AdamW(list(plain.values()), config.learning_rate, betas, 1e-10, decay, foreach=True)
+        adamw = torch.optim.AdamW(list(plain.values()), learning_rate, betas, 1e-10, decay, foreach=True)
         self.parts: dict[str, torch.optim.Optimizer] = {"adamw": adamw}
         if self.views:
             matrices = [view for _, view in self.views.values()]
             # match_rms_adamw scales Muon's step to AdamW's, so one learning rate serves both.
             self.parts["muon"] = torch.optim.Muon(
-                matrices, config.learning_rate, decay, adjust_lr_fn="match_rms_adamw"
+                matrices, learning_rate, decay, adjust_lr_fn="match_rms_adamw"
             )
         for group in self.groups:
             group["base_lr"] = group["lr"]
@@ -75,7 +79,16 @@ class Optimizers:
             part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
 
 
-def _is_block_matrix(name: str, parameter: Tensor) -> bool:
-    inside = ".blocks." in name or name.startswith("blocks.")
-    matrix = parameter.ndim >= 2 and parameter.shape[0] > 32 and parameter[0].numel() > 32
-    return inside and matrix and parameter.is_contiguous() and "scale_shift_table" not in name
+def block_matrices(name: str, parameter: Tensor) -> bool:
+    """The choice for the world model: wide matrices inside the blocks."""
+    return ".blocks." in name and "scale_shift_table" not in name and wide_matrices(name, parameter)
+
+
+def wide_matrices(name: str, parameter: Tensor) -> bool:
+    """The choice for a codec: anything with more than 32 rows and columns."""
+    return parameter.ndim >= 2 and parameter.shape[0] > 32 and parameter[0].numel() > 32
+
+
+def nothing(name: str, parameter: Tensor) -> bool:
+    """AdamW everywhere."""
+    return False

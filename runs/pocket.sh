@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The pocket world from nothing: render, fit the codec, encode, train, export, score. Every step can be stopped with
+# Ctrl-C and run again. Settings: packages/sana-wm-core/src/sana_wm_core/presets/pocket.toml; measured hours and the
+# numbers reached: docs/numbers.md.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=${1:-out/pocket-run}
+clips=${CLIPS:-800}
+go() { uv run sana-wm "$@"; }
+resume() { [ -f "$1" ] && echo --resume || true; }
+
+go data synth --out "$root/clips" --clips "$clips" --frames 65 --height 96 --width 160 --seed 0 --workers 2
+# shellcheck disable=SC2046
+go train codec --data "$root/clips" --out "$root/codec" $(resume "$root/codec/codec_last.safetensors")
+go data encode "$root/clips" --codec "$root/codec"
+# shellcheck disable=SC2046
+go train world --data "$root/clips" --out "$root/world" $(resume "$root/world/last.safetensors")
+go train export --codec "$root/codec" --world "$root/world" --out "$root/weights"
+go bench pocket --model "$root/weights"
