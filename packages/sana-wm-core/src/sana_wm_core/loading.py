@@ -1,0 +1,185 @@
+"""Finds a world model and wires it up: the bundled pocket, a folder, or a hub id."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from sana_wm_core.codecs.ltx2 import LTX2Codec
+from sana_wm_core.hub import fetch_file, fetch_folder
+from sana_wm_core.pipeline import Defaults, WorldPipeline
+from sana_wm_core.text import RELEASED_PREFIX, TEXT_LENGTH, Gemma2TextEncoder
+
+GEMMA = "Efficient-Large-Model/gemma-2-2b-it"
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+
+
+def load_pipeline(
+    model: str | Path = "pocket",
+    *,
+    config: str | Path | None = None,
+    weights: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    offload_codec: bool = False,
+) -> WorldPipeline:
+    """Load a world model.
+
+    Args:
+        model: "pocket" (bundled), a folder, or a hub id such as Efficient-Large-Model/SANA-WM_bidirectional. A folder
+            may hold a pocket world, the published diffusers layout, or the NVlabs layout.
+        config: Another config.yaml than the folder's own (NVlabs layout).
+        weights: Other transformer weights than the folder's own: a safetensors file or a diffusers folder.
+        dtype: Data type of transformer and text encoder; None = bfloat16 on a GPU, float32 on a CPU.
+        device: Where the model works.
+        offload_codec: Keep the codec off the GPU except while it works.
+
+    Raises:
+        ValueError: Nothing usable there, or files that do not fit each other; says what is missing and where it goes.
+    """
+    device = torch.device(device)
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    if str(model) == "pocket":
+        pipeline = _load_pocket(None)
+    else:
+        folder = _folder_of(str(model))
+        if (folder / "model_index.json").is_file():
+            pipeline = _load_published(folder, weights, dtype)
+        elif (folder / "preset.json").is_file():
+            pipeline = _load_pocket(folder)
+        elif (folder / "dit").is_dir() or (folder / "config.yaml").is_file():
+            pipeline = _load_nvlabs(folder, config, weights, dtype)
+        else:
+            raise ValueError(
+                f"{folder}: no model in this folder; expected model_index.json (diffusers layout), "
+                "dit/ with vae/ and config.yaml (NVlabs layout), or preset.json (pocket)"
+            )
+    pipeline.offload_codec = offload_codec
+    return pipeline.to(device)
+
+
+def _folder_of(model: str) -> Path:
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise ValueError(f"{path}: is a file; --model takes pocket, a model folder or a hub id (owner/name)")
+    hub_id = model.removeprefix("hf://")
+    if not _HUB_ID.match(hub_id) or model.startswith((".", "/", "~")):
+        raise ValueError(f"{model}: no such folder; --model takes pocket, a model folder or a hub id (owner/name)")
+    return fetch_folder(hub_id)
+
+
+def _load_pocket(folder: Path | None) -> WorldPipeline:
+    from sana_wm_core.pocket import load_pocket
+
+    transformer, codec, text_encoder, preset = load_pocket(folder)
+    defaults = Defaults(
+        height=preset.height,
+        width=preset.width,
+        frames=preset.frames,
+        fps=preset.fps,
+        steps=preset.steps,
+        guidance=preset.cfg_scale,
+        shift=preset.flow_shift,
+        fov_deg=preset.fov_deg,
+        translation_speed=preset.translation_speed,
+        rotation_speed_deg=preset.rotation_speed_deg,
+    )
+    return WorldPipeline(transformer, codec, text_encoder, defaults)
+
+
+def _load_published(folder: Path, weights: str | Path | None, dtype: torch.dtype) -> WorldPipeline:
+    _need(folder, "transformer/config.json", "vae/config.json", "text_encoder/config.json", "tokenizer")
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    shift = json.loads(scheduler.read_text()).get("shift", Defaults.shift) if scheduler.is_file() else Defaults.shift
+    transformer = _load_transformer(weights or folder / "transformer", dtype)
+    text = _load_gemma(folder / "text_encoder", folder / "tokenizer", dtype)
+    return WorldPipeline(transformer, _load_vae(folder / "vae"), text, replace(Defaults(), shift=float(shift)))
+
+
+def _load_nvlabs(
+    folder: Path, config: str | Path | None, weights: str | Path | None, dtype: torch.dtype
+) -> WorldPipeline:
+    _need(folder, "vae/config.json")
+    settings = _read_yaml(fetch_file(config) if config else folder / "config.yaml")
+    if weights is None:
+        found = sorted((folder / "dit").glob("*.safetensors"))
+        if len(found) != 1:
+            raise ValueError(
+                f"{folder / 'dit'}: expected one .safetensors file, found {len(found)}; "
+                "put sana_wm_1600m_720p.safetensors (10 GB) there"
+            )
+        weights = found[0]
+    scheduler, text = settings.get("scheduler") or {}, settings.get("text_encoder") or {}
+    shift = scheduler.get("inference_flow_shift") or scheduler.get("flow_shift") or Defaults.shift
+    prefix = "\n".join(text["chi_prompt"] or []) if "chi_prompt" in text else RELEASED_PREFIX
+    length = int(text.get("model_max_length", TEXT_LENGTH))
+    local = [folder / name for name in ("text_encoder", "gemma-2-2b-it") if (folder / name / "config.json").is_file()]
+    gemma = local[0] if local else fetch_folder(GEMMA)
+    transformer = _load_transformer(weights, dtype)
+    encoder = _load_gemma(gemma, gemma, dtype, prefix, length)
+    return WorldPipeline(transformer, _load_vae(folder / "vae"), encoder, replace(Defaults(), shift=float(shift)))
+
+
+def _load_transformer(weights: str | Path, dtype: torch.dtype) -> nn.Module:
+    from sana_wm_core.model import SanaWMTransformer
+
+    return SanaWMTransformer.from_pretrained(fetch_file(weights), dtype=dtype).eval()
+
+
+def _load_vae(folder: Path) -> LTX2Codec:
+    from diffusers import AutoencoderKLLTX2Video
+
+    try:
+        # float32: the decoder's last layers lose visible precision in bfloat16.
+        vae = AutoencoderKLLTX2Video.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    except (OSError, SafetensorError, ValueError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{folder}: the LTX-2 VAE cannot be read ({_one_line(error)}); fetch it again") from error
+    codec = LTX2Codec(vae)
+    codec.enable_tiling()
+    return codec
+
+
+def _load_gemma(
+    folder: Path, tokenizer_folder: Path, dtype: torch.dtype, prefix: str = RELEASED_PREFIX, length: int = TEXT_LENGTH
+) -> Gemma2TextEncoder:
+    from transformers import AutoTokenizer, Gemma2Model
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True, trust_remote_code=False)
+        model = Gemma2Model.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (OSError, SafetensorError, ValueError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{folder}: Gemma-2 cannot be read ({_one_line(error)}); fetch it again") from error
+    return Gemma2TextEncoder(tokenizer, model, prefix=prefix, length=length)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    if not path.is_file():
+        return {}
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a readable YAML file ({_one_line(error)})") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: expected named sections such as scheduler: and text_encoder:")
+    return settings
+
+
+def _need(folder: Path, *names: str) -> None:
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise ValueError(f"{folder}: the model is incomplete, missing {', '.join(missing)}; fetch it again")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

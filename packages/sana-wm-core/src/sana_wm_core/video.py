@@ -1,0 +1,111 @@
+"""Writes what was made: an MP4 every browser plays, and a contact sheet. Never a half file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Give a temporary name in the same folder and rename it to path at the end; on any error it is removed."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_video(path: str | Path, frames: np.ndarray, fps: float = 16, crf: int = 16) -> None:
+    """Write an MP4 (H.264, yuv420p, index in front) that starts playing at once in a browser.
+
+    The same frames give the same bytes on one machine: one encoder thread, no dates. H.264 wants even sizes, so an odd
+    last row or column is doubled.
+
+    Args:
+        path: File to write; its folder must exist.
+        frames: (f, H, W, 3) uint8, at least one frame.
+        fps: Frames per second.
+        crf: Quality, 0 (lossless) to 51; 16 is visually lossless.
+
+    Raises:
+        ValueError: frames or fps out of shape.
+        OSError: The folder cannot be written or the disk is full; nothing is left behind.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ValueError(f"the video must be uint8 (frames, height, width, 3); got {frames.dtype} {frames.shape}")
+    if not 0 < fps <= 1000:
+        raise ValueError(f"the frame rate must be above 0 and at most 1000, such as 16; got {fps}")
+    odd_y, odd_x = frames.shape[1] % 2, frames.shape[2] % 2
+    if odd_y or odd_x:
+        frames = np.pad(frames, ((0, 0), (0, odd_y), (0, odd_x), (0, 0)), mode="edge")
+    rate = _rate(fps)
+    with written_whole(path) as temporary:
+        with av.open(
+            str(temporary), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}
+        ) as mp4:
+            stream = mp4.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "medium", "threads": "1"})
+            stream.height, stream.width = frames.shape[1:3]
+            stream.pix_fmt = "yuv420p"
+            # Names the colour matrix swscale uses, so that players do not guess by picture size.
+            stream.codec_context.colorspace = 6
+            stream.codec_context.color_range = 1
+            for pixels in frames:
+                mp4.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
+            mp4.mux(stream.encode(None))
+        if temporary.stat().st_size == 0:
+            raise OSError(f"{path}: the encoder wrote no data; is the disk full?")
+
+
+def read_video(path: str | Path) -> np.ndarray:
+    """Read all frames of a video file as (f, H, W, 3) uint8."""
+    with av.open(str(path)) as file:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+
+
+def write_contact_sheet(path: str | Path, frames: np.ndarray, fps: float = 16, columns: int = 4, rows: int = 3) -> None:
+    """Write a PNG with frames spread evenly over a clip, first and last among them, with their times.
+
+    Args:
+        path: File to write.
+        frames: (f, H, W, 3) uint8.
+        fps: Frames per second, for the times.
+        columns: Pictures side by side.
+        rows: Pictures below each other.
+    """
+    count = min(columns * rows, len(frames))
+    chosen = np.linspace(0, len(frames) - 1, count).round().astype(int)
+    height, width = frames.shape[1:3]
+    # Small clips are enlarged so that the sheet can be judged by eye; big ones are shrunk to a screen.
+    scale = 320 / width
+    cell_w, cell_h, gap, strip = 320, max(1, round(height * scale)), 6, 16
+    lines = -(-count // columns)
+    sheet = Image.new("RGB", (columns * (cell_w + gap) + gap, lines * (cell_h + strip + gap) + gap), (18, 20, 26))
+    draw = ImageDraw.Draw(sheet)
+    kind = Image.Resampling.LANCZOS
+    for place, index in enumerate(chosen):
+        x = gap + place % columns * (cell_w + gap)
+        y = gap + place // columns * (cell_h + strip + gap)
+        sheet.paste(Image.fromarray(frames[index]).resize((cell_w, cell_h), kind), (x, y))
+        draw.text((x + 2, y + cell_h + 2), f"frame {index}   {index / fps:.2f} s", fill=(190, 196, 206))
+    with written_whole(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def _rate(fps: float) -> Fraction:
+    return Fraction(fps).limit_denominator(1001)
