@@ -44,7 +44,7 @@ def build(rng: np.random.Generator, seed: int) -> Scene:
     light, light_words = daylight(rng, fog=0.006)
     half, walk = float(rng.uniform(3.4, 4.2)), float(rng.uniform(2.2, 3.0))
     paving = [(0.72, 0.70, 0.66), (0.74, 0.66, 0.58)][int(rng.integers(2))]
-    ground = Material(tx.ROAD, paving, (0.36, 0.37, 0.40), 0.9, half, walk)
+    ground = Material(tx.ROAD, paving, (0.46, 0.47, 0.50), 0.9, half, walk)
     names = list(_WALLS)
     used: list[str] = []
     for side in (-1, 1):

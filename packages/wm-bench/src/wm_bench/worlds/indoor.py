@@ -51,7 +51,7 @@ def _light(rng: np.random.Generator, wall: int) -> tuple[Light, str]:
     horizon: Colour = (0.97, 0.90, 0.80) if warm else (0.80, 0.90, 0.97)
     sky = (*linear((0.36, 0.58, 0.90)), *linear(horizon), *linear(tint), *linear((1, 1, 1)), 0.4)
     colour = linear(tint)
-    light = Light(sun, (2.0 * colour[0], 2.0 * colour[1], 2.0 * colour[2]), (0.60, 0.61, 0.63), (0.47, 0.43, 0.39), sky, 0.0)
+    light = Light(sun, (2.0 * colour[0], 2.0 * colour[1], 2.0 * colour[2]), (0.72, 0.73, 0.75), (0.58, 0.53, 0.48), sky, 0.0)
     return light, "warm low sunlight" if warm else "bright daylight"
 
 

@@ -63,12 +63,12 @@ def build(rng: np.random.Generator, seed: int) -> Scene:
     if water:
         sand = Material(tx.PLAIN, (0.82, 0.74, 0.55), (0.72, 0.64, 0.46), 1.5)
         lake = Material(tx.WATER, (0.16, 0.42, 0.52), (0.12, 0.34, 0.48), 2.0)
-        b.frustum(lake_x, lake_z, (lake_r + 0.7, lake_r + 0.45), 0.03, sand)
-        b.frustum(lake_x, lake_z, (lake_r, lake_r), 0.05, lake)
+        b.frustum(lake_x, lake_z, (lake_r + 1.5, lake_r + 1.4), 0.02, sand)
+        b.frustum(lake_x, lake_z, (lake_r, lake_r), 0.04, lake)
         words.append("a calm blue lake with a sandy shore")
     taken: list[tuple[float, float, float]] = [(0.0, 0.0, 2.0), (0.0, 2.5, 1.6), (0.0, 5.0, 1.3)]
     if water:
-        taken.append((lake_x, lake_z, lake_r + 0.8))
+        taken.append((lake_x, lake_z, lake_r + 1.5))
 
     def place(reach: tuple[float, float], radius: float, spread: float) -> tuple[float, float] | None:
         for _ in range(30):

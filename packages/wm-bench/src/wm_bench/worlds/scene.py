@@ -185,15 +185,16 @@ def daylight(rng: np.random.Generator, *, fog: float, kinds: tuple[str, ...] = (
     """A random sun, sky and ambient light, with the words a caption uses for them."""
     kind = str(rng.choice(kinds))
     sun_display, zenith, horizon, words = _LIGHTS[kind]
-    elevation = math.radians({"noon": 52, "morning": 34, "evening": 26}[kind] + rng.uniform(-5, 5))
+    elevation = math.radians({"noon": 52, "morning": 34, "evening": 30}[kind] + rng.uniform(-5, 5))
     azimuth = math.radians(rng.choice([-1, 1]) * rng.uniform(35, 140))
     sun = (math.cos(elevation) * math.sin(azimuth), -math.sin(elevation), math.cos(elevation) * math.cos(azimuth))
-    strength = 2.3
+    strength = {"noon": 2.1, "morning": 2.4, "evening": 2.9}[kind]
     clouds = float(rng.choice([0.30, 0.45, 0.55]))
     sun_linear = linear(sun_display)
     sky = (*linear(zenith), *linear(horizon), *sun_linear, *linear((1.0, 0.97, 0.94)), clouds)
-    up = tuple(0.30 * z + 0.32 * h for z, h in zip(linear(zenith), linear(horizon), strict=True))
-    down = tuple(0.18 * s + 0.06 for s in sun_linear)
+    fill = {"noon": 1.1, "morning": 1.15, "evening": 1.45}[kind]
+    up = tuple(fill * (0.34 * z + 0.36 * h) for z, h in zip(linear(zenith), linear(horizon), strict=True))
+    down = tuple(fill * (0.20 * s + 0.07) for s in sun_linear)
     cloud_words = {0.30: "a clear sky", 0.45: "a few soft clouds", 0.55: "scattered white clouds"}[clouds]
     light = Light(sun, tuple(strength * s for s in sun_linear), up, down, sky, fog)  # type: ignore[arg-type]
     return light, f"{words} and {cloud_words}"
