@@ -15,6 +15,7 @@ lock = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(lock)
 
 INDEX = "https" + "://index.example/simple"
+MARKER = "python_full_version < '3.12'"
 FULL = f"""version = 1
 revision = 5
 requires-python = ">=3.11"
@@ -32,7 +33,7 @@ name = "app"
 version = "0.1.0"
 source = {{ editable = "apps/app" }}
 dependencies = [
-    {{ name = "numpy", version = "2.4.6", source = {{ registry = "{INDEX}" }}, marker = "python_full_version < '3.12'" }},
+    {{ name = "numpy", version = "2.4.6", source = {{ registry = "{INDEX}" }}, marker = "{MARKER}" }},
     {{ name = "urllib3" }},
 ]
 
@@ -85,7 +86,7 @@ def test_strip_keeps_versions_graph_and_markers() -> None:
     app = after["package"][0]
     assert app["source"] == {"editable": "apps/app"}
     assert app["optional-dependencies"] == {"torch": [{"name": "urllib3"}]}
-    assert app["dependencies"][0]["marker"] == "python_full_version < '3.12'"
+    assert app["dependencies"][0]["marker"] == MARKER
     assert app["dependencies"][0]["source"] == {"registry": "."}
     assert after["manifest"] == before["manifest"]
 

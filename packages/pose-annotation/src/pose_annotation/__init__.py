@@ -1,1 +1,5 @@
-"""Metric camera poses from ordinary video. Not yet."""
+"""Metric camera poses from ordinary video, not written yet: see the README of this package."""
+
+from importlib.metadata import version
+
+__version__ = version("pose-annotation")
