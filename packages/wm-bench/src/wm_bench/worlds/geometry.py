@@ -75,8 +75,9 @@ def frustum_hits(frusta: Tensor, rays: Rays) -> Tensor:
     a = torch.where(a.abs() < 1e-9, torch.full_like(a, 1e-9), a)
     b = rx * rays.dx + rz * rays.dz - k * dup * rr
     c = rx * rx + rz * rz - rr * rr
-    root = torch.sqrt((b * b - a * c).clamp_min(0.0))
-    real = b * b - a * c > 0
+    inside = b * b - a * c
+    root = torch.sqrt(inside.clamp_min(0.0))
+    real = inside > 0
     best = torch.full_like(root, FAR)
     for t in ((-b - root) / a, (-b + root) / a):
         y = up + t * dup
