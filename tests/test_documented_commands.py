@@ -38,10 +38,13 @@ def _fenced(markdown: str) -> list[str]:
 
 
 def _commands() -> list[str]:
-    """Return every `sana-wm ...` line of the README's code blocks and of the scripts in runs/, continued lines joined."""
+    """Return every `sana-wm ...` line of the README's code blocks and of runs/*.sh, continued lines joined."""
     lines = []
     for path in (ROOT / "README.md", *SCRIPTS):
         text = path.read_text().replace("\\\n", " ")
+        # A script may give the program a short name: go() { uv run sana-wm "$@"; }
+        for name in re.findall(r"^(\w+)\(\) \{ .*\bsana-wm \"\$@\"; \}$", text, re.M):
+            text = re.sub(rf"^(\s*){name} ", r"\1sana-wm ", text, flags=re.M)
         for line in _fenced(text) if path.suffix == ".md" else text.splitlines():
             found = re.match(r"\s*(?:exec |time |nice (?:-n \d+ )?)*(?:uv run )?(sana-wm\b[^|;&>]*)", line)
             if found:
