@@ -113,3 +113,25 @@ def snap_num_frames(frames: int, stride: int = 8, upper_bound: int | None = None
     if rest == 0 or (rest < stride - rest) or (upper_bound is not None and low + stride > upper_bound):
         return low
     return low + stride
+
+
+def require_rotations(c2w: NDArray[Any], tolerance: float = 1e-3) -> None:
+    """Raise ValueError unless every pose (f, 4, 4) holds a right-handed orthonormal rotation.
+
+    `tolerance` bounds the largest entry of |R^T R - I|; float32 files stay below 1e-6.
+    """
+    rotation = np.asarray(c2w, dtype=np.float64)[:, :3, :3]
+    error = np.abs(np.swapaxes(rotation, -1, -2) @ rotation - np.eye(3)).max(axis=(-2, -1))
+    if not error.max() <= tolerance:
+        frame = int(np.nanargmax(error))
+        raise ValueError(
+            f"rotation of frame {frame} is not orthonormal: |R^T R - I| = {error[frame]:.3g}; "
+            f"allowed: up to {tolerance:g}; example: the identity"
+        )
+    determinant = np.linalg.det(rotation)
+    if determinant.min() < 0:
+        frame = int(determinant.argmin())
+        raise ValueError(
+            f"rotation of frame {frame} is left-handed: determinant {determinant[frame]:.3f}; allowed: +1; "
+            "example: x right, y down, z forward"
+        )
