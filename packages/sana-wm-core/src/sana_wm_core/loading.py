@@ -78,7 +78,7 @@ def _folder_of(model: str) -> Path:
 
 
 def _load_pocket(folder: Path | None) -> WorldPipeline:
-    from sana_wm_core.pocket import load_pocket
+    from sana_wm_core.pocket import WEIGHTS, load_pocket
 
     transformer, codec, text_encoder, preset = load_pocket(folder)
     defaults = Defaults(
@@ -93,23 +93,28 @@ def _load_pocket(folder: Path | None) -> WorldPipeline:
         translation_speed=preset.translation_speed,
         rotation_speed_deg=preset.rotation_speed_deg,
     )
-    return WorldPipeline(transformer, codec, text_encoder, defaults)
+    return WorldPipeline(transformer, codec, text_encoder, defaults, sources={"weights": folder or WEIGHTS})
 
 
 def _load_published(folder: Path, weights: str | Path | None, dtype: torch.dtype) -> WorldPipeline:
     _need(folder, "transformer/config.json", "vae/config.json", "text_encoder/config.json", "tokenizer")
     scheduler = folder / "scheduler" / "scheduler_config.json"
     shift = json.loads(scheduler.read_text()).get("shift", Defaults.shift) if scheduler.is_file() else Defaults.shift
-    transformer = _load_transformer(weights or folder / "transformer", dtype)
+    source = fetch_file(weights or folder / "transformer")
+    transformer = _load_transformer(source, dtype)
     text = _load_gemma(folder / "text_encoder", folder / "tokenizer", dtype)
-    return WorldPipeline(transformer, _load_vae(folder / "vae"), text, replace(Defaults(), shift=float(shift)))
+    parts = ("model_index.json", "scheduler", "text_encoder", "tokenizer", "vae")
+    sources = {"transformer": source, **{name: folder / name for name in parts if (folder / name).exists()}}
+    defaults = replace(Defaults(), shift=float(shift))
+    return WorldPipeline(transformer, _load_vae(folder / "vae"), text, defaults, sources=sources)
 
 
 def _load_nvlabs(
     folder: Path, config: str | Path | None, weights: str | Path | None, dtype: torch.dtype
 ) -> WorldPipeline:
     _need(folder, "vae/config.json")
-    settings = _read_yaml(fetch_file(config) if config else folder / "config.yaml")
+    config_file = fetch_file(config) if config else folder / "config.yaml"
+    settings = _read_yaml(config_file)
     if weights is None:
         found = sorted((folder / "dit").glob("*.safetensors"))
         if len(found) != 1:
@@ -124,15 +129,19 @@ def _load_nvlabs(
     length = int(text.get("model_max_length", TEXT_LENGTH))
     local = [folder / name for name in ("text_encoder", "gemma-2-2b-it") if (folder / name / "config.json").is_file()]
     gemma = local[0] if local else fetch_folder(GEMMA)
-    transformer = _load_transformer(weights, dtype)
+    source = fetch_file(weights)
+    transformer = _load_transformer(source, dtype)
     encoder = _load_gemma(gemma, gemma, dtype, prefix, length)
-    return WorldPipeline(transformer, _load_vae(folder / "vae"), encoder, replace(Defaults(), shift=float(shift)))
+    sources = {"transformer": source, "text_encoder": gemma, "vae": folder / "vae", "config": config_file}
+    sources = {name: path for name, path in sources.items() if path.exists()}
+    defaults = replace(Defaults(), shift=float(shift))
+    return WorldPipeline(transformer, _load_vae(folder / "vae"), encoder, defaults, sources=sources)
 
 
-def _load_transformer(weights: str | Path, dtype: torch.dtype) -> nn.Module:
+def _load_transformer(source: Path, dtype: torch.dtype) -> nn.Module:
     from sana_wm_core.model import SanaWMTransformer
 
-    return SanaWMTransformer.from_pretrained(fetch_file(weights), dtype=dtype).eval()
+    return SanaWMTransformer.from_pretrained(source, dtype=dtype).eval()
 
 
 def _load_vae(folder: Path) -> LTX2Codec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,7 @@ class WorldPipeline:
         text_encoder: Text encoder.
         defaults: How the model is used when a call does not say.
         offload_codec: Keep the codec on the CPU except while it works; saves GPU memory.
+        sources: Files and folders the parts were read from, for the record.
     """
 
     def __init__(
@@ -85,12 +87,14 @@ class WorldPipeline:
         defaults: Defaults | None = None,
         *,
         offload_codec: bool = False,
+        sources: dict[str, Path] | None = None,
     ) -> None:
         self.transformer = transformer.eval()
         self.codec = codec
         self.text_encoder = text_encoder
         self.defaults = defaults or Defaults()
         self.offload_codec = offload_codec
+        self.sources = sources or {}
 
     @property
     def device(self) -> torch.device:

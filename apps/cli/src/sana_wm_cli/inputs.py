@@ -1,0 +1,203 @@
+"""What generate was asked for: the flags as one object, and the files they name, read and checked."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_LEAST_FREE_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Request:
+    """The flags of sana-wm generate; None = the model's own default."""
+
+    image: Path | None
+    prompt: str | None
+    negative_prompt: str
+    camera: Path | None
+    action: str | None
+    translation_speed: float | None
+    rotation_speed_deg: float | None
+    intrinsics: Path | None
+    fov: float | None
+    model: str | None
+    model_path: str | None
+    config: str | None
+    num_frames: int | None
+    step: int | None
+    cfg_scale: float | None
+    flow_shift: float | None
+    sampling_algo: str
+    seed: int
+    device: str
+    offload_vae: bool
+    output_dir: Path
+    name: str
+    fps: float | None
+    no_action_overlay: bool
+    no_refiner: bool
+    refiner_root: str | None
+    refiner_gemma_root: str | None
+    refiner_seed: int | None
+    sink_size: int | None
+    offload_refiner: bool
+
+    @property
+    def source(self) -> str:
+        """The model asked for; --model_path or --config alone name the repository or folder they lie in."""
+        if self.model is not None:
+            return self.model
+        for path in (self.model_path, self.config):
+            if path is None:
+                continue
+            if path.startswith("hf://"):
+                return "/".join(path.removeprefix("hf://").split("/")[:2])
+            parent = Path(path).expanduser().resolve().parent
+            return str(parent.parent if parent.name in ("dit", "transformer") else parent)
+        return "pocket"
+
+    @property
+    def is_pocket(self) -> bool:
+        """Whether the bundled world is asked for."""
+        return self.source == "pocket"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the pipeline takes, read from the files a request names."""
+
+    image: Image.Image
+    image_path: Path
+    prompt: str
+    action: str | None
+    c2w: np.ndarray | None
+    intrinsics: np.ndarray | None
+
+
+def check_request(request: Request) -> None:
+    """Refuse flags that cannot be right, before anything slow happens."""
+    if request.sampling_algo != "flow_euler_ltx":
+        raise ValueError(f"--sampling_algo {request.sampling_algo} is not available; use flow_euler_ltx")
+    if request.camera is not None and request.action is not None:
+        raise ValueError("give one of --camera (poses) and --action (keys), not both")
+    if request.camera is None and request.action is None and not request.is_pocket:
+        raise ValueError("give --camera FILE.npy (poses) or --action KEYS, such as --action w-80,jw-40")
+    if not re.fullmatch(r"[^/\\\0]{1,200}", request.name) or request.name in (".", ".."):
+        raise ValueError(f"--name must be a file stem without folders, such as output; got {request.name!r}")
+    if request.fps is not None and not 0 < request.fps <= 1000:
+        raise ValueError(f"--fps must be above 0 and at most 1000, such as 16; got {request.fps:g}")
+    if request.num_frames is not None and request.num_frames < 9:
+        raise ValueError(f"--num_frames must be at least 9 (1 + 8k), such as 65; got {request.num_frames}")
+    if request.step is not None and request.step < 1:
+        raise ValueError(f"--step must be at least 1, such as 60; got {request.step}")
+    if request.fov is not None and not 25 < request.fov < 120:
+        raise ValueError(f"--fov must be between 25 and 120 degrees, such as 70; got {request.fov:g}")
+    if request.fov is not None and request.intrinsics is not None:
+        raise ValueError("give one of --fov and --intrinsics, not both")
+    for flag in ("translation_speed", "rotation_speed_deg", "cfg_scale", "flow_shift"):
+        value = getattr(request, flag)
+        if value is not None and not (np.isfinite(value) and value >= 0):
+            raise ValueError(f"--{flag} must be a number of at least 0; got {value:g}")
+
+
+def read_inputs(request: Request) -> Inputs:
+    """Read and check the files of a request; the pocket world fills gaps with its demo."""
+    from sana_wm_core.images import open_picture
+
+    image, prompt, action = request.image, request.prompt, request.action
+    if request.is_pocket:
+        demo = demo_files()
+        if image is None:
+            image = demo.picture
+            prompt = demo.prompt if prompt is None else prompt
+        if request.camera is None and action is None:
+            action = demo.action
+    if image is None:
+        raise ValueError("--image is needed: the first frame, a PNG, JPEG or WebP file")
+    if prompt is None:
+        raise ValueError("--prompt is needed: a text file or a text that describes the scene")
+    if action is not None:
+        from camera_control.actions import parse_actions
+
+        parse_actions(action)
+    return Inputs(
+        open_picture(image),
+        image,
+        read_prompt(prompt),
+        action,
+        None if request.camera is None else read_array("--camera", request.camera, "(F, 4, 4)"),
+        None if request.intrinsics is None else read_array("--intrinsics", request.intrinsics, "(4,) or (3, 3)"),
+    )
+
+
+def read_prompt(prompt: str) -> str:
+    """Return the caption: the content of a text file if there is one of that name, else the words themselves."""
+    text = prompt
+    if len(prompt) < 1024 and "\n" not in prompt and "\0" not in prompt:
+        path = Path(prompt).expanduser()
+        try:
+            is_file = path.is_file()
+        except OSError:
+            is_file = False
+        if is_file:
+            text = path.read_bytes().decode("utf-8", errors="replace")
+        elif path.suffix in (".txt", ".md"):
+            raise FileNotFoundError(f"{prompt}: no such prompt file; --prompt takes a text file or the text itself")
+    if not text.strip():
+        raise ValueError("the prompt is empty; describe the scene in a sentence")
+    return text.strip()
+
+
+def read_array(flag: str, path: Path, expected: str) -> np.ndarray:
+    """Read a .npy file of numbers; never unpickles."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{flag} {path}: no such file; a .npy of shape {expected} is expected")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{flag} {path}: not a readable .npy file of numbers; shape {expected} is expected") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+        raise ValueError(f"{flag} {path}: not an array of numbers; a .npy of shape {expected} is expected")
+    if flag == "--camera" and (array.ndim != 3 or array.shape[1:] != (4, 4)):
+        raise ValueError(f"--camera must be a (F, 4, 4) .npy; got {array.shape} in {path}")
+    return array
+
+
+def check_folder(folder: Path) -> None:
+    """Make the output folder, and make sure a file can be written there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".sana-wm-{time.monotonic_ns()}"
+    try:
+        probe.write_bytes(b"\0" * 4096)
+    finally:
+        probe.unlink(missing_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < _LEAST_FREE_BYTES:
+        raise ValueError(f"the disk of {folder} is full ({free / 2**20:.0f} MiB free); choose another --output_dir")
+
+
+class Demo(NamedTuple):
+    """The bundled first picture, caption file and action of the pocket world."""
+
+    picture: Path
+    prompt: str
+    action: str
+
+
+def demo_files() -> Demo:
+    """Find the bundled demo without importing the model."""
+    spec = importlib.util.find_spec("sana_wm_core")
+    assert spec is not None and spec.submodule_search_locations
+    folder = Path(spec.submodule_search_locations[0]) / "pocket" / "demo"
+    return Demo(folder / "picture.png", str(folder / "prompt.txt"), (folder / "action.txt").read_text().strip())
