@@ -41,8 +41,8 @@ def draw_top_view(trajectory: Trajectory, path: str | Path, *, frusta: int = 13)
 def draw_over_image(trajectory: Trajectory, image: str | Path | Image.Image, path: str | Path) -> Path:
     """Draw the camera's future positions over its first frame as PNG, with a small map in the corner.
 
-    Positions are dropped to the ground line one step of eye height below the lens, so that a straight walk shows as a
-    line on the floor. Without intrinsics a 70 degree lens is assumed, and the caption says so.
+    Positions are drawn 6 % of the path length below the lens, so that a straight walk shows as a line on the floor
+    instead of one dot. Without intrinsics a 70 degree lens is assumed, and the caption says so.
     """
     picture = open_image(image)
     width, height = picture.size
@@ -169,7 +169,7 @@ def _strip(axes: Axes, path: Trajectory) -> None:
 
 
 def _path_in_view(axes: Axes, path: Trajectory, lens: NDArray[np.float64], width: int, height: int) -> None:
-    drop = 0.12 * max(float(path.steps.sum()), 0.5)
+    drop = 0.06 * max(float(path.steps.sum()), 0.5)
     points = path.c2w[:, :3, 3] + np.array([0.0, drop, 0.0])
     visible = points[:, 2] > _NEAR
     depth = np.where(visible, points[:, 2], 1.0)
@@ -190,6 +190,9 @@ def _path_in_view(axes: Axes, path: Trajectory, lens: NDArray[np.float64], width
         axes.scatter(
             pixels[marks, 0], pixels[marks, 1], s=size, color="white", edgecolors="black", linewidths=1.2, zorder=5
         )
+    if inside[-1]:
+        end = pixels[-1]
+        axes.scatter(end[0], end[1], s=60, marker="s", color="#d62728", edgecolors="white", linewidths=1.4, zorder=5)
     outline = [withStroke(linewidth=2.2, foreground="black")]
     taken: list[NDArray[np.float64]] = []
     for frame in marks:

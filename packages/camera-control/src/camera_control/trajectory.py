@@ -28,8 +28,8 @@ class Trajectory:
     Raises ValueError for a wrong shape, for numbers that are not finite and for a last row other than 0 0 0 1.
     """
 
-    c2w: NDArray[np.float64]
-    intrinsics: NDArray[np.float64] | None = None
+    c2w: NDArray[Any]
+    intrinsics: NDArray[Any] | None = None
     fps: float = DEFAULT_FPS
     image_size: tuple[int, int] | None = None
 
