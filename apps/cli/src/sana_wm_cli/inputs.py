@@ -101,8 +101,8 @@ def check_request(request: Request) -> None:
         raise ValueError(f"--num_frames must be at least 9 (1 + 8k), such as 65; got {request.num_frames}")
     if request.step is not None and request.step < 1:
         raise ValueError(f"--step must be at least 1, such as 60; got {request.step}")
-    if request.fov is not None and not 25 < request.fov < 120:
-        raise ValueError(f"--fov must be between 25 and 120 degrees, such as 70; got {request.fov:g}")
+    if request.fov is not None and not 25 <= request.fov <= 120:
+        raise ValueError(f"--fov must be from 25 to 120 degrees, such as 70; got {request.fov:g}")
     if request.fov is not None and request.intrinsics is not None:
         raise ValueError("give one of --fov and --intrinsics, not both")
     for flag in ("translation_speed", "rotation_speed_deg", "cfg_scale", "flow_shift"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from camera_control.geometry import crop_plan
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -19,31 +20,16 @@ class FirstFrame:
 
     Attributes:
         picture: The crop, RGB.
-        source_size: Width and height of the picture before fitting, after EXIF rotation, pixels.
-        resized_size: Width and height after the resize, before the crop.
-        offset: Left and top of the crop in the resized picture.
+        source_size: Height and width before fitting, pixels.
     """
 
     picture: Image.Image
     source_size: tuple[int, int]
-    resized_size: tuple[int, int]
-    offset: tuple[int, int]
 
     def tensor(self) -> Tensor:
         """The crop as (1, 3, H, W) float32 in [-1, 1]."""
         pixels = torch.from_numpy(np.array(self.picture, dtype=np.float32))
         return (pixels / 255.0 * 2.0 - 1.0).permute(2, 0, 1).unsqueeze(0).contiguous()
-
-    def intrinsics(self, source: np.ndarray) -> np.ndarray:
-        """Move intrinsics (..., 4) = fx, fy, cx, cy from source pixels to pixels of the crop."""
-        scale_x = self.resized_size[0] / self.source_size[0]
-        scale_y = self.resized_size[1] / self.source_size[1]
-        out = np.array(source, dtype=np.float32)
-        out[..., 0] *= scale_x
-        out[..., 1] *= scale_y
-        out[..., 2] = out[..., 2] * scale_x - self.offset[0]
-        out[..., 3] = out[..., 3] * scale_y - self.offset[1]
-        return out
 
 
 def open_picture(path: str | Path) -> Image.Image:
@@ -91,29 +77,10 @@ def as_rgb(picture: Image.Image) -> Image.Image:
 def fit(picture: Image.Image, height: int, width: int) -> FirstFrame:
     """Resize a picture to cover height x width, keeping its shape, and crop the centre.
 
-    Reference: inference of SANA-WM (arXiv 2605.15178): Lanczos, sizes rounded half to even, crop offsets rounded down.
+    Reference: inference of SANA-WM (arXiv 2605.15178): Lanczos; camera_control.geometry.crop_plan for the sizes.
     """
     picture = as_rgb(picture)
-    source_w, source_h = picture.size
-    scale = max(height / source_h, width / source_w)
-    resized = (max(width, round(source_w * scale)), max(height, round(source_h * scale)))
-    left, top = (resized[0] - width) // 2, (resized[1] - height) // 2
-    crop = picture.resize(resized, Image.Resampling.LANCZOS).crop((left, top, left + width, top + height))
-    return FirstFrame(crop, (source_w, source_h), resized, (left, top))
-
-
-def intrinsics_from_fov(fov_deg: float, width: int, height: int) -> np.ndarray:
-    """Intrinsics (4,) = fx, fy, cx, cy of a centred pinhole camera with square pixels.
-
-    Args:
-        fov_deg: Horizontal field of view, strictly between 25 and 120 degrees.
-        width: Picture width in pixels.
-        height: Picture height in pixels.
-
-    Raises:
-        ValueError: Field of view out of range.
-    """
-    if not 25 < fov_deg < 120:
-        raise ValueError(f"the field of view must be between 25 and 120 degrees, such as 70; got {fov_deg:g}")
-    focal = width / (2 * np.tan(np.radians(fov_deg) / 2))
-    return np.array([focal, focal, width / 2, height / 2], dtype=np.float32)
+    source = (picture.height, picture.width)
+    (resized_h, resized_w), (top, left) = crop_plan(source, (height, width))
+    resized = picture.resize((resized_w, resized_h), Image.Resampling.LANCZOS)
+    return FirstFrame(resized.crop((left, top, left + width, top + height)), source)

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from camera_control.actions import action_string_to_c2w
+from camera_control.geometry import crop_intrinsics, intrinsics_from_fov
+from camera_control.trajectory import Trajectory
+from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor, nn
 
 from sana_wm_core.codecs import VideoCodec
-from sana_wm_core.conditioning import camera_tensors, check_poses, check_view, frame_intrinsics, snap_frames
-from sana_wm_core.images import fit, intrinsics_from_fov
+from sana_wm_core.conditioning import camera_tensors, plan_path
+from sana_wm_core.images import fit
 from sana_wm_core.sampling import Conditions, Progress, Sampler
 from sana_wm_core.text import TextEncoder, encode_negative
 
@@ -120,9 +123,9 @@ class WorldPipeline:
         image: Image.Image,
         prompt: str,
         *,
-        c2w: np.ndarray | None = None,
+        c2w: ArrayLike | None = None,
         action: str | None = None,
-        intrinsics: np.ndarray | list[float] | None = None,
+        intrinsics: ArrayLike | None = None,
         fov_deg: float | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -164,12 +167,10 @@ class WorldPipeline:
         """
         own = self.defaults
         size = (height or own.height, width or own.width)
-        poses, rows = self.plan_camera(
-            image, c2w, action, intrinsics, fov_deg, frames, translation_speed, rotation_speed_deg
-        )
+        path = self.plan_camera(image, c2w, action, intrinsics, fov_deg, frames, translation_speed, rotation_speed_deg)
         latent_size = self._latent_size(size)
         first = fit(image, *size)
-        crop_rows = first.intrinsics(rows)
+        lens = crop_intrinsics(path.intrinsics, first.source_size, size).astype(np.float32)
         sampler = Sampler(
             own.steps if steps is None else steps,
             own.guidance if guidance is None else guidance,
@@ -182,7 +183,7 @@ class WorldPipeline:
         negative: tuple[Tensor | None, Tensor | None] = (None, None)
         if sampler.guidance > 1:
             negative = encode_negative(self.text_encoder, negative_prompt)
-        camera = camera_tensors(poses, crop_rows, size, latent_size, self.codec.temporal_stride)
+        camera = camera_tensors(path, lens, size, latent_size, self.codec.temporal_stride)
         conditions = Conditions(
             self._ready(text),
             mask.to(self.device),
@@ -194,7 +195,7 @@ class WorldPipeline:
         tell("encoding the picture", None)
         with self._working_codec() as codec:
             first_latent = self._ready(codec.encode_image(first.tensor().to(self.device, codec.dtype)))
-        latent_frames = (len(poses) - 1) // self.codec.temporal_stride + 1
+        latent_frames = (len(path) - 1) // self.codec.temporal_stride + 1
         if noise is None:
             noise = self.draw_noise(latent_frames, latent_size, seed)
 
@@ -205,20 +206,20 @@ class WorldPipeline:
         tell("decoding", None)
         with self._working_codec() as codec:
             decoded = codec.decode(latents)
-        return Clip(to_pixels(decoded[0]), latents, poses, crop_rows)
+        return Clip(to_pixels(decoded[0]), latents, path.c2w.astype(np.float32), lens)
 
     def plan_camera(
         self,
         image: Image.Image,
-        c2w: np.ndarray | None,
+        c2w: ArrayLike | None,
         action: str | None,
-        intrinsics: np.ndarray | list[float] | None,
+        intrinsics: ArrayLike | None,
         fov_deg: float | None,
         frames: int | None,
         translation_speed: float | None = None,
         rotation_speed_deg: float | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Check a camera request and bring it to poses (f, 4, 4) and intrinsics (f, 4) in source pixels."""
+    ) -> Trajectory:
+        """Check a camera request and bring it to a path with intrinsics in pixels of the picture as given."""
         own = self.defaults
         if (c2w is None) == (action is None):
             raise ValueError("give exactly one of --camera (poses) and --action (keys), such as --action w-64")
@@ -227,16 +228,14 @@ class WorldPipeline:
             degrees = own.rotation_speed_deg if rotation_speed_deg is None else rotation_speed_deg
             c2w = action_string_to_c2w(action, translation_speed=metres, rotation_speed_deg=degrees)
         assert c2w is not None
-        poses = check_poses(c2w)
-        count = snap_frames(own.frames if frames is None else frames, len(poses), self.codec.temporal_stride)
+        size = (image.height, image.width)
         if intrinsics is None:
             fov_deg = own.fov_deg if fov_deg is None else fov_deg
             if fov_deg is None:
                 raise ValueError("this model needs the camera's lens: give --intrinsics FILE.npy or --fov DEGREES (70)")
-            intrinsics = intrinsics_from_fov(fov_deg, image.width, image.height)
-        rows = frame_intrinsics(intrinsics, count)
-        check_view(rows, image.size)
-        return poses[:count], rows
+            intrinsics = intrinsics_from_fov(fov_deg, size)
+        count = own.frames if frames is None else frames
+        return plan_path(c2w, intrinsics, size, count, own.fps, self.codec.temporal_stride)
 
     def draw_noise(self, latent_frames: int, latent_size: tuple[int, int], seed: int) -> Tensor:
         """Standard normal noise (1, c, t, y, x), drawn on the CPU in the transformer's data type."""
