@@ -41,5 +41,6 @@ for module in gdn_kernels camera_control sana_wm_core refiner pose_annotation wm
   "$scratch/all/bin/python" -c "import $module"
 done
 "$scratch/all/bin/sana-wm" --version
-"$scratch/all/bin/sana-wm" --help >/dev/null
-echo "all seven wheels install and import together"
+"$scratch/all/bin/sana-wm" generate --num_frames 9 --step 1
+test -s out/output_generated.mp4
+echo "all seven wheels install and import together, and generate with the weights inside them"
