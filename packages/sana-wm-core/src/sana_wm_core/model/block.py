@@ -1,0 +1,82 @@
+"""One transformer block: mix the clip, add the camera rays, read the text, feed forward."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sana_wm_core.config import TransformerConfig
+from sana_wm_core.model.layers import MLP, GatedConvFFN, RMSNorm, modulate
+from sana_wm_core.model.mixers import Clip, FrameGDN, SoftmaxAttention
+
+
+class CrossAttention(nn.Module):
+    """Video tokens read the text. Reference: architecture 3."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        c = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.q_linear = nn.Linear(c, c)
+        self.kv_linear = nn.Linear(c, 2 * c)
+        self.proj = nn.Linear(c, c)
+        self.q_norm = RMSNorm(c, 1e-6) if config.cross_norm else nn.Identity()
+        self.k_norm = RMSNorm(c, 1e-6) if config.cross_norm else nn.Identity()
+
+    def forward(self, x_bnc: Tensor, text_blc: Tensor, keep_bl: Tensor) -> Tensor:
+        k, v = self.kv_linear(text_blc).chunk(2, dim=-1)
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.q_norm(self.q_linear(x_bnc)), self.k_norm(k), v)
+        )
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=keep_bl[:, None, None])
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Self-attention, Pluecker rays, cross-attention and feed-forward, each added to the token stream."""
+
+    def __init__(self, config: TransformerConfig, index: int) -> None:
+        super().__init__()
+        c = config.hidden_size
+        self.attn = SoftmaxAttention(config) if config.is_softmax(index) else FrameGDN(config)
+        self.cross_attn = CrossAttention(config)
+        self.mlp: nn.Module
+        if config.ffn_type == "mlp":
+            self.mlp = MLP(c, int(c * config.mlp_ratio), c)
+        else:
+            self.mlp = GatedConvFFN(config)
+        self.scale_shift_table = nn.Parameter(torch.randn(6, c) / c**0.5)
+        self.plucker_proj = nn.Linear(c, c) if config.has_plucker(index) else None
+
+    def forward(
+        self, x: Tensor, text_blc: Tensor, keep_bl: Tensor, time_bt6c: Tensor, rays_bnc: Tensor | None, clip: Clip
+    ) -> Tensor:
+        """Pass tokens (b, n, c) through the block.
+
+        Args:
+            x: Token stream, frame-major.
+            text_blc: Projected text.
+            keep_bl: True for real text tokens.
+            time_bt6c: Diffusion-time conditioning per latent frame: shift, scale, gate of attention, then of the
+                feed-forward.
+            rays_bnc: Embedded Pluecker rays.
+            clip: Grid, positions, rays and masks.
+        """
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = (
+            self.scale_shift_table.to(time_bt6c.dtype) + time_bt6c
+        ).unbind(2)
+        x = clip.mask_tokens(x)
+        mixed = self.attn(clip.mask_tokens(modulate(x, shift_msa, scale_msa)), clip)
+        x = _add_gated(x, clip.mask_tokens(mixed), gate_msa)
+        if self.plucker_proj is not None and rays_bnc is not None:
+            x = x + self.plucker_proj(rays_bnc)
+        x = clip.mask_tokens(x + self.cross_attn(x, text_blc, keep_bl))
+        fed = self.mlp(clip.mask_tokens(modulate(x, shift_mlp, scale_mlp)), clip.frames, clip.height, clip.width)
+        return _add_gated(x, clip.mask_tokens(fed), gate_mlp)
+
+
+def _add_gated(x_bnc: Tensor, update_bnc: Tensor, gate_btc: Tensor) -> Tensor:
+    shape = (gate_btc.shape[1], -1)
+    return torch.addcmul(x_bnc.unflatten(1, shape), update_bnc.unflatten(1, shape), gate_btc[:, :, None]).flatten(1, 2)
