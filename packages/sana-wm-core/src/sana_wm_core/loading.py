@@ -149,9 +149,12 @@ def _load_vae(folder: Path) -> LTX2Codec:
 
     try:
         # float32: the decoder's last layers lose visible precision in bfloat16.
-        vae = AutoencoderKLLTX2Video.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+        vae, fit = AutoencoderKLLTX2Video.from_pretrained(
+            folder, torch_dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
     except (OSError, SafetensorError, ValueError, RuntimeError, TypeError) as error:
         raise ValueError(f"{folder}: the LTX-2 VAE cannot be read ({_one_line(error)}); fetch it again") from error
+    _need_all(folder, fit)
     codec = LTX2Codec(vae)
     codec.enable_tiling()
     return codec
@@ -164,9 +167,10 @@ def _load_gemma(
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True, trust_remote_code=False)
-        model = Gemma2Model.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        model, fit = Gemma2Model.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
     except (OSError, SafetensorError, ValueError, RuntimeError, TypeError) as error:
         raise ValueError(f"{folder}: Gemma-2 cannot be read ({_one_line(error)}); fetch it again") from error
+    _need_all(folder, fit)
     return Gemma2TextEncoder(tokenizer, model, prefix=prefix, length=length)
 
 
@@ -188,6 +192,14 @@ def _need(folder: Path, *names: str) -> None:
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise ValueError(f"{folder}: the model is incomplete, missing {', '.join(missing)}; fetch it again")
+
+
+def _need_all(folder: Path, fit: dict[str, Any]) -> None:
+    """Refuse weights with gaps: both libraries would fill them with random numbers and only log it."""
+    wrong = [*fit.get("missing_keys", ()), *(key[0] for key in fit.get("mismatched_keys", ()))]
+    if wrong:
+        names = ", ".join(sorted(wrong)[:3])
+        raise ValueError(f"{folder}: {len(wrong)} weights are missing or do not fit, first {names}; fetch it again")
 
 
 def _one_line(error: BaseException) -> str:

@@ -170,6 +170,7 @@ class WorldPipeline:
         path = self.plan_camera(image, c2w, action, intrinsics, fov_deg, frames, translation_speed, rotation_speed_deg)
         latent_size = self._latent_size(size)
         first = fit(image, *size)
+        assert path.intrinsics is not None
         lens = crop_intrinsics(path.intrinsics, first.source_size, size).astype(np.float32)
         sampler = Sampler(
             own.steps if steps is None else steps,
