@@ -152,9 +152,7 @@ def _plan(figure: Figure, axes: Axes, path: Trajectory, frusta: int) -> None:
 
 def _strip(axes: Axes, path: Trajectory) -> None:
     times_s = path.times_s
-    turn = np.zeros(len(path))
-    turn[:-1] = path.turns_deg * path.fps
-    turn[-1:] = turn[-2:-1]
+    turn = np.append(path.turns_deg, path.turns_deg[-1:]) * path.fps if len(path) > 1 else np.zeros(1)
     axes.plot(times_s, _speed(path), color="#35608d", linewidth=1.6)
     axes.set_ylabel("speed (units/s)", color="#35608d")
     axes.set_ylim(0.0, max(float(_speed(path).max()) * 1.15, 1e-3))

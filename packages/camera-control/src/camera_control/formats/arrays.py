@@ -21,7 +21,8 @@ def intrinsics_beside(path: Path) -> Path:
 def load_array(path: Path, what: str) -> NDArray[np.float64]:
     """Read one numeric .npy file without pickle; ValueError names the file and `what` it should hold."""
     try:
-        values = np.load(path, allow_pickle=False)
+        with path.open("rb") as stream:
+            values = np.load(stream, allow_pickle=False)
     except OSError as error:
         reason = error.strerror or "not a NumPy file"
         raise ValueError(f"cannot read {what} from {path}: {reason}; allowed: a .npy file of numbers") from None
@@ -64,7 +65,9 @@ def _save(path: Path, values: NDArray[Any]) -> None:
 def load_npz(path: Path) -> Trajectory:
     """Read c2w, and intrinsics, fps and image_size when they are there."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because np.load leaves its own handle open when the archive is broken.
+        with path.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("one array")
             content = {name: archive[name] for name in archive.files}
