@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -27,6 +28,9 @@ _TILE = (32, 40)
 _SHADE = 7680
 
 
+Tracer = Callable[[World, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
 class Render(NamedTuple):
     """Colour uint8 (f, H, W, 3) and metric z-depth float32 (f, H, W), infinite where the sky is seen."""
 
@@ -34,7 +38,7 @@ class Render(NamedTuple):
     depth: np.ndarray
 
 
-def _display(linear: Tensor, exposure: float) -> Tensor:
+def _display(linear: Tensor, exposure: Tensor) -> Tensor:
     """Display values in [0, 1]: a soft shoulder keeps bright walls and sky from clipping."""
     x = linear * exposure
     x = torch.where(x < 0.6, x, 0.6 + 0.4 * (1 - torch.exp(-(x - 0.6) / 0.4)))
@@ -67,34 +71,50 @@ def _rays(pose: Tensor, x: Tensor, y: Tensor) -> Rays:
     return Rays(o[0], o[1], o[2], *(r[i, 0] * x + r[i, 1] * y + r[i, 2] for i in range(3)))
 
 
-def _trace(world: World, pose: Tensor, x: Tensor, y: Tensor, pixel: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Display colour (3, r), z-depth (r,) and primitive (r,) of rays through neighbouring image-plane points (r,)."""
-    chunk = _TILE[0] * _TILE[1] if x.device.type == "cpu" else 1 << 20
-    chunk = min(chunk, len(x))
+def _nearest_by_tile(world: World, pose: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    chunk = min(_TILE[0] * _TILE[1], len(x))
     rest = -len(x) % chunk
     cx, cy = (torch.cat((v, v[-1:].expand(rest))).reshape(-1, chunk) for v in (x, y))
     keep = in_view(world, pose, cx, cy)
     found = [nearest(world, _rays(pose, cx[i], cy[i]), keep[i]) for i in range(len(cx))]
     t = torch.cat([f[0] for f in found])[: len(x)]
     which = torch.cat([f[1] for f in found])[: len(x)]
-    block = _SHADE if x.device.type == "cpu" else len(x)
+    return t, which
+
+
+def _trace(world: World, pose: Tensor, x: Tensor, y: Tensor, pixel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Display colour (3, r), z-depth (r,) and primitive (r,) of rays through neighbouring image-plane points (r,)."""
+    if world.compiled:
+        t, which = nearest(world, _rays(pose, x, y), None)
+    else:
+        t, which = _nearest_by_tile(world, pose, x, y)
+    block = _SHADE if torch.get_num_threads() > 1 else len(x)
     colours = []
     for first in range(0, len(x), block):
         part = slice(first, first + block)
-        linear = shade(world, _rays(pose, x[part], y[part]), t[part], which[part], pixel, chunk)
-        colours.append(_display(linear, world.scene.light.exposure))
+        linear = shade(world, _rays(pose, x[part], y[part]), t[part], which[part], pixel, _TILE[0] * _TILE[1])
+        colours.append(_display(linear, world.exposure))
     return torch.cat(colours, 1), t, which
 
 
-def _frame(world: World, pose: Tensor, k: tuple[float, ...], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _trace_dense(world: World, pose: Tensor, x: Tensor, y: Tensor, pixel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same as `_trace` without culling and gathering: for a GPU."""
+    rays = _rays(pose, x, y)
+    t, which = nearest(world, rays, None)
+    return _display(shade(world, rays, t, which, pixel, None), world.exposure), t, which
+
+
+def _frame(
+    world: World, pose: Tensor, k: tuple[float, ...], size: tuple[int, int], trace: Tracer
+) -> tuple[np.ndarray, np.ndarray]:
     """One anti-aliased frame: rgb uint8 (H, W, 3) and depth float32 (H, W)."""
     height, width = size
     fx, fy, cx, cy = k
     order = _tile_order(height, width, str(world.device))
     x = ((order % width).float() + 0.5 - cx) / fx
     y = (torch.div(order, width, rounding_mode="floor").float() + 0.5 - cy) / fy
-    pixel = 1.0 / math.sqrt(fx * fy)
-    colour, t, which = _trace(world, pose, x, y, pixel)
+    pixel = torch.tensor(1.0 / math.sqrt(fx * fy), device=world.device)
+    colour, t, which = trace(world, pose, x, y, pixel)
     flat = torch.empty_like(colour)
     flat[:, order] = colour
     mask = _edges(flat.reshape(3, height, width)).reshape(-1)[order]
@@ -104,7 +124,7 @@ def _frame(world: World, pose: Tensor, k: tuple[float, ...], size: tuple[int, in
         shift = torch.tensor(_OFFSETS, device=world.device)
         ex = (x[edge, None] + shift[:, 0] / fx).reshape(-1)
         ey = (y[edge, None] + shift[:, 1] / fy).reshape(-1)
-        extra, _, _ = _trace(world, pose, ex, ey, pixel)
+        extra, _, _ = trace(world, pose, ex, ey, pixel)
         colour[:, edge] = 0.25 * colour[:, edge] + 0.25 * extra.reshape(3, -1, len(_OFFSETS)).sum(2)
         flat[:, order] = colour
     depth = torch.empty_like(t)
@@ -135,25 +155,28 @@ def render(
     size: tuple[int, int],
     device: str | torch.device = "cpu",
     workers: int | None = None,
+    compile: bool = False,
 ) -> Render:
     """Draw a scene from exact poses: colour and metric depth for every frame.
 
     c2w (f, 4, 4) OpenCV camera-to-world in metres, intrinsics (4,) or (f, 4) fx, fy, cx, cy in pixels, size (H, W). `workers`
-    threads draw frames side by side (default: torch's thread count, one on a GPU). Raises ValueError on wrong shapes or
+    threads draw frames side by side (default: torch's thread count, one on a GPU). `compile` fuses the loops over primitives with torch.compile: about half a minute
+    once, needs a C++ compiler; colours may differ by rounding. Raises ValueError on wrong shapes or
     non-finite poses.
     """
     c2w, k = _check(c2w, intrinsics, size)
     where = torch.device(device)
-    world = World(scene, where)
+    world = World(scene, where, compile and where.type == "cpu")
+    trace = _trace if where.type == "cpu" else _trace_dense
     rgb = np.empty((len(c2w), *size, 3), np.uint8)
     depth = np.empty((len(c2w), *size), np.float32)
 
     @torch.no_grad()
     def draw(f: int) -> None:
         pose = torch.from_numpy(np.ascontiguousarray(c2w[f])).to(where)
-        rgb[f], depth[f] = _frame(world, pose, tuple(float(v) for v in k[f]), size)
+        rgb[f], depth[f] = _frame(world, pose, tuple(float(v) for v in k[f]), size, trace)
 
-    workers = workers or (torch.get_num_threads() if where.type == "cpu" else 1)
+    workers = workers or (1 if compile or where.type != "cpu" else torch.get_num_threads())
     if min(workers, len(c2w)) == 1:
         for f in range(len(c2w)):
             draw(f)

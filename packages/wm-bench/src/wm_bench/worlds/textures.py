@@ -6,8 +6,6 @@ features become smaller than a pixel.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,8 +15,16 @@ _LATTICE = 32
 _TABLE = 256
 
 
-@functools.lru_cache(maxsize=4)
-def _noise_table(device: str) -> Tensor:
+_tables: dict[str, Tensor] = {}
+
+
+def prepare(device: torch.device) -> None:
+    """Put the noise table on a device; must run before any pattern is evaluated there."""
+    if str(device) not in _tables:
+        _tables[str(device)] = _noise_table().to(device)
+
+
+def _noise_table() -> Tensor:
     """Tileable smooth value noise (1, 1, 257, 257) from an integer hash; one lattice period is 32 units."""
     index = torch.arange(_LATTICE * _LATTICE, dtype=torch.int64)
     h = (index * 374761393 + 668265263) & 0xFFFFFFFF
@@ -33,7 +39,7 @@ def _noise_table(device: str) -> Tensor:
     rows = lattice[low] * (1 - smooth)[:, None] + lattice[high] * smooth[:, None]
     table = rows[:, low] * (1 - smooth) + rows[:, high] * smooth
     table = torch.cat((table, table[:1]), 0)
-    return torch.cat((table, table[:, :1]), 1)[None, None].to(device)
+    return torch.cat((table, table[:, :1]), 1)[None, None]
 
 
 def noise(u: Tensor, v: Tensor) -> Tensor:
@@ -41,7 +47,7 @@ def noise(u: Tensor, v: Tensor) -> Tensor:
     fu, fv = u * (1.0 / _LATTICE), v * (1.0 / _LATTICE)
     fu, fv = (fu - fu.floor()) * 2 - 1, (fv - fv.floor()) * 2 - 1
     grid = torch.stack((fu, fv), -1)[None, None]
-    return F.grid_sample(_noise_table(str(u.device)), grid, align_corners=True)[0, 0, 0]
+    return F.grid_sample(_tables[str(u.device)], grid, align_corners=True)[0, 0, 0]
 
 
 def cell_value(i: Tensor, j: Tensor) -> Tensor:
