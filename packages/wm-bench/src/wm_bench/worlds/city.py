@@ -98,4 +98,6 @@ def build(rng: np.random.Generator, seed: int) -> Scene:
         f"under {light_words}."
     )
     start_x = float(rng.uniform(-0.9, 0.9))
-    return b.scene("outdoor-city", seed, caption, ground, light, look(start_x, 1.6, -1.0, float(rng.uniform(-8, 8)), 1.0))
+    return b.scene(
+        "outdoor-city", seed, caption, ground, light, look(start_x, 1.6, -1.0, float(rng.uniform(-8, 8)), 1.0)
+    )

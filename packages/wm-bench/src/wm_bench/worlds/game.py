@@ -69,7 +69,9 @@ def build(rng: np.random.Generator, seed: int) -> Scene:
         h = float(rng.integers(4, 7))
         b.box(x, z, (2, h, 2), stone)
         b.box(x, z, (2.6, 0.6, 2.6), stone, base=h)
-        flag_name, flag = [("red", (0.9, 0.15, 0.15)), ("yellow", (1.0, 0.82, 0.1)), ("blue", (0.15, 0.4, 0.9))][int(rng.integers(3))]
+        flag_name, flag = [("red", (0.9, 0.15, 0.15)), ("yellow", (1.0, 0.82, 0.1)), ("blue", (0.15, 0.4, 0.9))][
+            int(rng.integers(3))
+        ]
         b.frustum(x, z, (0.06, 0.06), 1.8, Material(tx.PLAIN, (0.95, 0.95, 0.95), (0.9, 0.9, 0.9)), base=h + 0.6)
         b.box(x + 0.5, z, (0.9, 0.6, 0.06), Material(tx.PLAIN, flag, _dark(flag, 0.9)), base=h + 1.7)
         words.append(f"a grey stone tower with a {flag_name} flag")
@@ -114,5 +116,7 @@ def build(rng: np.random.Generator, seed: int) -> Scene:
         b.box(*place, (2, 1, 2), brick)
         b.box(place[0] + 0.5, place[1] + 0.5, (1, 1, 1), brick, base=1.0)
         words.append("brick steps")
-    caption = f"A colourful {biome} block world in the style of a platform game with {', '.join(words)}, under {light_words}."
+    caption = (
+        f"A colourful {biome} block world in the style of a platform game with {', '.join(words)}, under {light_words}."
+    )
     return b.scene("game", seed, caption, ground, light, look(0, 1.6, 0, float(rng.uniform(-8, 8)), 0.0))

@@ -51,7 +51,9 @@ def _light(rng: np.random.Generator, wall: int) -> tuple[Light, str]:
     horizon: Colour = (0.97, 0.90, 0.80) if warm else (0.80, 0.90, 0.97)
     sky = (*linear((0.36, 0.58, 0.90)), *linear(horizon), *linear(tint), *linear((1, 1, 1)), 0.4)
     colour = linear(tint)
-    light = Light(sun, (2.0 * colour[0], 2.0 * colour[1], 2.0 * colour[2]), (0.72, 0.73, 0.75), (0.58, 0.53, 0.48), sky, 0.0)
+    light = Light(
+        sun, (2.0 * colour[0], 2.0 * colour[1], 2.0 * colour[2]), (0.72, 0.73, 0.75), (0.58, 0.53, 0.48), sky, 0.0
+    )
     return light, "warm low sunlight" if warm else "bright daylight"
 
 
@@ -99,20 +101,36 @@ def build(rng: np.random.Generator, seed: int) -> Scene:
     b.ellipsoid(tx_, 0.52, table_z, (0.16, 0.10, 0.16), bowl)
     # A bookshelf, a picture and a plant fill the far end.
     shelf_x = -sofa_side * float(rng.uniform(0.8, 1.4))
-    words = [f"a {fabrics[1]} sofa with a {fabrics[2]} cushion", f"a {fabrics[0]} rug with a cream border", "a low wooden table with a bowl"]
+    words = [
+        f"a {fabrics[1]} sofa with a {fabrics[2]} cushion",
+        f"a {fabrics[0]} rug with a cream border",
+        "a low wooden table with a bowl",
+    ]
     if window_wall != 2:
         b.box(shelf_x, far - 0.22, (1.7, 2.0, 0.44), wood)
         for i in range(3):
             books = Material(tx.STRIPES, _FABRIC[fabrics[i]], _FABRIC[fabrics[(i + 1) % 4]], 0.16)
             b.box(shelf_x, far - 0.46, (1.5, 0.42, 0.06), books, base=0.25 + 0.6 * i)
         art = Material(tx.CHECKER, _FABRIC[fabrics[2]], (0.95, 0.90, 0.80), 0.42)
-        b.box(sofa_side * 1.4, far - 0.03, (1.3, 0.95, 0.06), Material(tx.PLAIN, (0.97, 0.96, 0.93), (0.95, 0.94, 0.9)), base=1.2)
+        b.box(
+            sofa_side * 1.4,
+            far - 0.03,
+            (1.3, 0.95, 0.06),
+            Material(tx.PLAIN, (0.97, 0.96, 0.93), (0.95, 0.94, 0.9)),
+            base=1.2,
+        )
         b.box(sofa_side * 1.4, far - 0.07, (1.06, 0.71, 0.06), art, base=1.32)
         words += ["a bookshelf with colourful books", "a framed abstract picture"]
     else:
         b.box(0, far - 0.3, (1.6, 0.75, 0.5), wood)
         b.frustum(0, far - 0.3, (0.10, 0.16), 0.34, bowl, base=0.75)
-        b.box(-sofa_side * (hx - 0.05), rug_z, (0.06, 0.9, 1.3), Material(tx.RUG, _FABRIC[fabrics[2]], (0.95, 0.9, 0.8), 0.5), base=1.2)
+        b.box(
+            -sofa_side * (hx - 0.05),
+            rug_z,
+            (0.06, 0.9, 1.3),
+            Material(tx.RUG, _FABRIC[fabrics[2]], (0.95, 0.9, 0.8), 0.5),
+            base=1.2,
+        )
         words += ["a sideboard with a vase under the windows", "a picture on the wall"]
     pot = Material(tx.PLAIN, (0.80, 0.48, 0.34), (0.72, 0.42, 0.30), 0.5)
     leaf = Material(tx.FOLIAGE, (0.36, 0.62, 0.28), (0.18, 0.42, 0.20), 0.35)
@@ -144,6 +162,14 @@ def build(rng: np.random.Generator, seed: int) -> Scene:
     room = (0.0, -tall / 2, mid, hx, tall / 2, deep / 2)
     start = look(float(rng.uniform(-0.3, 0.3)), 1.6, -0.7, float(rng.uniform(-7, 7)), -4.0)
     scene = b.scene(
-        "indoor", seed, caption, ceiling, light, start, room=room, room_materials=(_FLOORS[floor_name], ceiling, wall), windows=windows
+        "indoor",
+        seed,
+        caption,
+        ceiling,
+        light,
+        start,
+        room=room,
+        room_materials=(_FLOORS[floor_name], ceiling, wall),
+        windows=windows,
     )
     return dataclasses.replace(scene, scale=0.75)

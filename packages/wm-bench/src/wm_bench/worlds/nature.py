@@ -28,7 +28,13 @@ def leafy_tree(b: Builder, rng: np.random.Generator, x: float, z: float, size: f
     b.frustum(x, z, (0.16 * size, 0.11 * size), 1.9 * size, BARK)
     b.ellipsoid(x, 2.7 * size, z, (1.25 * size, 1.1 * size, 1.25 * size), leaves)
     angle = rng.uniform(0, 2 * math.pi)
-    b.ellipsoid(x + 0.7 * size * math.cos(angle), 2.2 * size, z + 0.7 * size * math.sin(angle), (0.8 * size, 0.65 * size, 0.8 * size), leaves)
+    b.ellipsoid(
+        x + 0.7 * size * math.cos(angle),
+        2.2 * size,
+        z + 0.7 * size * math.sin(angle),
+        (0.8 * size, 0.65 * size, 0.8 * size),
+        leaves,
+    )
 
 
 def conifer(b: Builder, x: float, z: float, size: float, leaves: Material) -> None:
@@ -82,7 +88,11 @@ def build(rng: np.random.Generator, seed: int) -> Scene:
     if rng.random() < 0.5:
         spot = place((8, 12), 2.6, 35)
         if spot:
-            wall_name, wall = [("red", (0.72, 0.24, 0.18)), ("brown", (0.58, 0.40, 0.25)), ("white", (0.92, 0.90, 0.86))][int(rng.integers(3))]
+            wall_name, wall = [
+                ("red", (0.72, 0.24, 0.18)),
+                ("brown", (0.58, 0.40, 0.25)),
+                ("white", (0.92, 0.90, 0.86)),
+            ][int(rng.integers(3))]
             yaw = float(rng.uniform(-35, 35))
             wood = Material(tx.PLANK, wall, tuple(c * 0.7 for c in wall), 0.35)  # type: ignore[arg-type]
             roof = Material(tx.PLAIN, (0.38, 0.26, 0.24), (0.32, 0.22, 0.20), 0.8)

@@ -138,11 +138,15 @@ def _check(c2w: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> tu
     if c2w.ndim != 3 or c2w.shape[1:] != (4, 4) or not len(c2w):
         raise ValueError(f"c2w has shape {c2w.shape}; allowed is (f, 4, 4) with f >= 1, e.g. (65, 4, 4)")
     if not np.isfinite(c2w).all():
-        raise ValueError("c2w holds NaN or infinite numbers; allowed are finite camera-to-world matrices, e.g. np.eye(4)[None]")
+        raise ValueError(
+            "c2w holds NaN or infinite numbers; allowed are finite camera-to-world matrices, e.g. np.eye(4)[None]"
+        )
     k = np.asarray(intrinsics, np.float32)
     k = np.broadcast_to(k, (len(c2w), 4)) if k.shape == (4,) else k
     if k.shape != (len(c2w), 4) or not (k[:, :2] > 0).all():
-        raise ValueError(f"intrinsics {k.shape} must be (4,) or ({len(c2w)}, 4) fx fy cx cy with fx, fy > 0, e.g. (114, 114, 80, 48)")
+        raise ValueError(
+            f"intrinsics {k.shape} must be (4,) or ({len(c2w)}, 4) fx fy cx cy with fx, fy > 0, e.g. (114, 114, 80, 48)"
+        )
     if len(size) != 2 or min(size) < 8:
         raise ValueError(f"size is {size}; allowed is (H, W) with both >= 8, e.g. (96, 160)")
     return c2w, k

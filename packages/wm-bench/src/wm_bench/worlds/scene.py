@@ -104,6 +104,52 @@ class Scene:
             parts.append((half - (p - centre).abs()).amin(1))
         return torch.stack(parts).amin(0).numpy()
 
+    def point_cloud(self, count: int, seed: int = 0) -> np.ndarray:
+        """Random points (count, 3) float32 on the scene's surfaces in metres: objects, ground (within 12 m) and room walls."""
+        if count < 1:
+            raise ValueError(f"count is {count}; allowed are integers >= 1, e.g. 2000")
+        rng = np.random.default_rng([self.seed, seed, 104729])
+        share = count // 4
+        parts = []
+        ground = rng.uniform(-12, 12, (count, 3)) + (0.0, 0.0, 8.0)
+        if self.room is not None:
+            centre, half = np.array(self.room[:3]), np.array(self.room[3:])
+            ground = rng.uniform(-1, 1, (count, 3))
+            axis = rng.integers(0, 3, count)
+            ground[np.arange(count), axis] = np.sign(ground[np.arange(count), axis])
+            ground = centre + ground * half
+        else:
+            ground[:, 1] = 0.0
+        if len(self.boxes):
+            parts.append(_box_points(self, rng, share))
+        if len(self.ellipsoids):
+            rows = self.ellipsoids.numpy()[rng.integers(0, len(self.ellipsoids), share)]
+            direction = rng.normal(size=(share, 3))
+            parts.append(rows[:, :3] + rows[:, 3:] * direction / np.linalg.norm(direction, axis=1, keepdims=True))
+        if len(self.frusta):
+            rows = self.frusta.numpy()[rng.integers(0, len(self.frusta), share)]
+            angle, up = rng.uniform(0, 2 * math.pi, share), rng.uniform(0, 1, share)
+            radius = rows[:, 3] + (rows[:, 4] - rows[:, 3]) * up
+            offset = np.stack((radius * np.sin(angle), -up * rows[:, 5], radius * np.cos(angle)), 1)
+            parts.append(rows[:, :3] + offset)
+        parts.append(ground[: count - sum(len(p) for p in parts)])
+        return np.concatenate(parts).astype(np.float32)
+
+
+def _box_points(scene: Scene, rng: np.random.Generator, count: int) -> np.ndarray:
+    """Points (count, 3) on the faces of the boxes, drawn in proportion to face area."""
+    rows = scene.boxes.numpy().astype(np.float64)
+    half = rows[:, 3:6]
+    areas = np.stack((half[:, 1] * half[:, 2], half[:, 0] * half[:, 2], half[:, 0] * half[:, 1]), 1)
+    pick = rng.choice(areas.size, count, p=areas.ravel() / areas.sum())
+    row, axis = pick // 3, pick % 3
+    local = rng.uniform(-1, 1, (count, 3))
+    local[np.arange(count), axis] = rng.choice((-1.0, 1.0), count)
+    local *= half[row]
+    c, s = rows[row, 6], rows[row, 7]
+    x, z = c * local[:, 0] + s * local[:, 2], c * local[:, 2] - s * local[:, 0]
+    return rows[row, :3] + np.stack((x, local[:, 1], z), 1)
+
 
 class Builder:
     """Collects primitives with their materials while a category lays out a scene."""
@@ -113,7 +159,16 @@ class Builder:
         self._ellipsoids: list[tuple[list[float], Material]] = []
         self._frusta: list[tuple[list[float], Material]] = []
 
-    def box(self, x: float, z: float, size: tuple[float, float, float], mat: Material, *, base: float = 0.0, yaw: float = 0.0) -> None:
+    def box(
+        self,
+        x: float,
+        z: float,
+        size: tuple[float, float, float],
+        mat: Material,
+        *,
+        base: float = 0.0,
+        yaw: float = 0.0,
+    ) -> None:
         """A box standing `base` metres above the ground; size is (width x, height, depth z), yaw in degrees."""
         w, h, d = size
         c, s = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
@@ -123,7 +178,9 @@ class Builder:
         """An ellipsoid whose centre is `up` metres above the ground."""
         self._ellipsoids.append(([x, -up, z, *radii], mat))
 
-    def frustum(self, x: float, z: float, radii: tuple[float, float], height: float, mat: Material, *, base: float = 0.0) -> None:
+    def frustum(
+        self, x: float, z: float, radii: tuple[float, float], height: float, mat: Material, *, base: float = 0.0
+    ) -> None:
         """An upright cylinder or cone with (bottom, top) radii standing `base` metres above the ground."""
         self._frusta.append(([x, -base, z, radii[0], radii[1], height], mat))
 
@@ -181,7 +238,9 @@ _LIGHTS = {
 }
 
 
-def daylight(rng: np.random.Generator, *, fog: float, kinds: tuple[str, ...] = ("noon", "noon", "morning", "evening")) -> tuple[Light, str]:
+def daylight(
+    rng: np.random.Generator, *, fog: float, kinds: tuple[str, ...] = ("noon", "noon", "morning", "evening")
+) -> tuple[Light, str]:
     """A random sun, sky and ambient light, with the words a caption uses for them."""
     kind = str(rng.choice(kinds))
     sun_display, zenith, horizon, words = _LIGHTS[kind]

@@ -18,7 +18,9 @@ from wm_bench.worlds.world import World, sunlight
 Step = Callable[..., tuple[Tensor, ...]]
 
 
-def _update(mask: Tensor, old: tuple[Tensor, ...], step: Step, inputs: tuple[Tensor, ...], dense: bool) -> tuple[Tensor, ...]:
+def _update(
+    mask: Tensor, old: tuple[Tensor, ...], step: Step, inputs: tuple[Tensor, ...], dense: bool
+) -> tuple[Tensor, ...]:
     """`old` values (..., r) with those under the mask replaced by `step(*inputs)` of the same rays.
 
     The plain path writes into `old`, so callers pass tensors of their own.
@@ -123,7 +125,9 @@ def _surface(
     return normal, colour, kind
 
 
-def _lit(world: World, rays: Rays, t: Tensor, which: Tensor, d: Tensor, length: Tensor, pixel: Tensor, chunk: int | None) -> Tensor:
+def _lit(
+    world: World, rays: Rays, t: Tensor, which: Tensor, d: Tensor, length: Tensor, pixel: Tensor, chunk: int | None
+) -> Tensor:
     """Linear colour (3, r) of rays that hit something."""
     dense = chunk is None
     px, py, pz = rays.ox + t * rays.dx, rays.oy + t * rays.dy, rays.oz + t * rays.dz

@@ -155,7 +155,9 @@ def albedo(kind: int, m: Tensor, u: Tensor, v: Tensor, flat: Tensor, fw: Tensor,
         medal = _step(0.34 - (local[0].abs() * 0.6 + local[1].abs() * 0.6), size)
         return _mix(_mix(a, b, w), b, medal)
     if kind == FOLIAGE:
-        n = 0.6 * noise(u / scale, v / scale) + 0.4 * noise(u * 2.3 / scale + 3.1, v * 2.3 / scale) * _fade(scale / 2.3, fw)
+        n = 0.6 * noise(u / scale, v / scale) + 0.4 * noise(u * 2.3 / scale + 3.1, v * 2.3 / scale) * _fade(
+            scale / 2.3, fw
+        )
         return _mix(a, b, ((n - 0.35) * 2.4).clamp(0, 1))
     return a
 

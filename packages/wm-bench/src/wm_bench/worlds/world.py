@@ -138,7 +138,9 @@ def nearest(world: World, rays: Rays, keep: np.ndarray | None) -> tuple[Tensor, 
         found = _fused()[0](world.boxes, world.ellipsoids, world.frusta, rays)
         pairs = [(found[2 * i], index[found[2 * i + 1]]) for i, (_, index) in enumerate(world.everything())]
     else:
-        live = [(hits(table, rays).min(0), index) for (table, index), hits in zip(tables, _HITS, strict=True) if len(table)]
+        live = [
+            (hits(table, rays).min(0), index) for (table, index), hits in zip(tables, _HITS, strict=True) if len(table)
+        ]
         pairs = [(m.values, index[m.indices]) for m, index in live]
     for t, row in pairs:
         closer = t < best
@@ -163,7 +165,10 @@ def sunlight(world: World, x: Tensor, y: Tensor, z: Tensor, normal: Tensor, fw: 
     sun = world.sun
     ox, oy, oz = x + normal[0] * 4e-3, y + normal[1] * 4e-3, z + normal[2] * 4e-3
     if world.compiled:
-        out = 1 - _fused()[1](world.boxes, world.ellipsoids, world.frusta, Rays(ox, oy, oz, sun[0], sun[1], sun[2])).float()
+        out = (
+            1
+            - _fused()[1](world.boxes, world.ellipsoids, world.frusta, Rays(ox, oy, oz, sun[0], sun[1], sun[2])).float()
+        )
     elif chunk is None:
         out = _unblocked(world.everything(), Rays(ox, oy, oz, sun[0], sun[1], sun[2])).float()
     else:
@@ -205,7 +210,9 @@ def room_exit(world: World, rays: Rays) -> tuple[Tensor, Tensor, Tensor]:
         times.append((c + torch.sign(safe) * h - o) / safe)
     t = torch.minimum(torch.minimum(times[0], times[1]), times[2])
     on_x, on_y = times[0] <= t, times[1] <= t
-    face = torch.where(on_x, (rays.dx < 0).long(), torch.where(on_y, 4 + (rays.dy < 0).long(), 2 + (rays.dz < 0).long()))
+    face = torch.where(
+        on_x, (rays.dx < 0).long(), torch.where(on_y, 4 + (rays.dy < 0).long(), 2 + (rays.dz < 0).long())
+    )
     if world.windows is None:
         return t, face, torch.full_like(t, -1.0)
     u = torch.where(face < 2, rays.oz + t * rays.dz, rays.ox + t * rays.dx)
