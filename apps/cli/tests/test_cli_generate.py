@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import sana_wm_core.loading
 import torch
+from camera_control.trajectory import Trajectory
 from PIL import Image
 from sana_wm_cli import inputs
 from sana_wm_cli.main import app
@@ -305,6 +306,27 @@ def test_ctrl_c_while_encoding_the_video_leaves_no_half_file(toy, monkeypatch):
     monkeypatch.setattr(av.VideoFrame, "from_ndarray", _raise(KeyboardInterrupt()), raising=False)
     assert call().exit_code == 130
     assert os.listdir(toy / "out") == []
+
+
+@pytest.mark.parametrize("size, used", [((120, 200), 150.0), ((60, 100), 150.0), ((100, 100), None)])
+def test_paths_of_the_camera_tool_are_read_with_their_lens(toy, size, used):
+    path = Trajectory(_path_with(lambda p: p), [0.75 * size[1], 0.75 * size[1], size[1] / 2, size[0] / 2], 16, size)
+    path.save("path.npz")
+    assert call("--camera", "path.npz").exit_code == 0
+    record = json.loads((toy / "out/output_generated.json").read_text())
+    focal = 200 / 2 / np.tan(np.radians(35)) if used is None else used
+    np.testing.assert_allclose(record["used"]["intrinsics_px_first_frame"][0], focal * 160 / 200, rtol=1e-4)
+
+
+def test_a_released_model_says_that_the_refiner_is_not_there(toy, monkeypatch):
+    pipeline = sana_wm_core.loading._load_pocket(None)
+    monkeypatch.setattr(sana_wm_core.loading, "load_pipeline", lambda *arguments, **more: pipeline)
+    base = ("--image", "demo.png", "--prompt", "x", "--action", "w-16", "--model", "some/model")
+    result = call(*base)
+    assert result.exit_code == 0
+    notes = [line for line in result.stderr.splitlines() if "refiner" in line]
+    assert len(notes) == 1 and "not available yet" in notes[0]
+    assert "refiner" not in call(*base, "--no_refiner").stderr
 
 
 def test_missing_models_say_what_to_do(toy, monkeypatch):

@@ -69,8 +69,8 @@ class Request:
 
     @property
     def is_pocket(self) -> bool:
-        """Whether the bundled world is asked for."""
-        return self.source == "pocket"
+        """Whether a pocket world is asked for, the bundled one or one trained here."""
+        return self.source == "pocket" or (Path(self.source).expanduser() / "preset.json").is_file()
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,31 @@ def read_inputs(request: Request) -> Inputs:
         from camera_control.actions import parse_actions
 
         parse_actions(action)
-    return Inputs(
-        open_picture(image),
-        image,
-        read_prompt(prompt),
-        action,
-        None if request.camera is None else read_array("--camera", request.camera, "(F, 4, 4)"),
-        None if request.intrinsics is None else read_array("--intrinsics", request.intrinsics, "(4,) or (3, 3)"),
-    )
+    picture = open_picture(image)
+    c2w, lens = (None, None) if request.camera is None else read_path(request.camera, picture.size)
+    if request.intrinsics is not None:
+        lens = read_array("--intrinsics", request.intrinsics, "(4,) or (3, 3)")
+    return Inputs(picture, image, read_prompt(prompt), action, c2w, None if request.fov is not None else lens)
+
+
+def read_path(path: Path, picture_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read camera poses, and intrinsics where the file has them for a picture of the same shape.
+
+    Besides .npy, every format of sana-wm camera is read: .npz, TUM, nerfstudio, COLMAP.
+    """
+    if path.suffix == ".npy":
+        return read_array("--camera", path, "(F, 4, 4)"), None
+    from camera_control.trajectory import Trajectory
+
+    trajectory = Trajectory.load(path)
+    if trajectory.intrinsics is None or trajectory.image_size is None:
+        return trajectory.c2w, None
+    height, width = trajectory.image_size
+    if abs(picture_size[0] * height / (picture_size[1] * width) - 1) > 0.01:
+        # Another shape of picture means another lens; the numbers in the file would bend this one.
+        return trajectory.c2w, None
+    scale = np.array([picture_size[0] / width, picture_size[1] / height] * 2)
+    return trajectory.c2w, trajectory.intrinsics * scale
 
 
 def read_prompt(prompt: str) -> str:
@@ -200,4 +217,6 @@ def demo_files() -> Demo:
     spec = importlib.util.find_spec("sana_wm_core")
     assert spec is not None and spec.submodule_search_locations
     folder = Path(spec.submodule_search_locations[0]) / "pocket" / "demo"
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: the demo is missing from this installation; give --image, --prompt and --action")
     return Demo(folder / "picture.png", str(folder / "prompt.txt"), (folder / "action.txt").read_text().strip())
