@@ -57,7 +57,7 @@ def _sana_wm(*arguments: str) -> subprocess.CompletedProcess[str]:
     assert program, "sana-wm is not installed: run `uv sync`"
     environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
     return subprocess.run(
-        [program, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
+        [program, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
 
 
@@ -99,7 +99,7 @@ def test_first_minute_runs(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert (tmp_path / "first_minute" / "path.png").stat().st_size > 1000
