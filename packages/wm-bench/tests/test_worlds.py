@@ -1,4 +1,5 @@
-"""The procedural worlds: geometry against known answers, exact depth, determinism, captions, paths and the dataset on disk."""
+"""The procedural worlds: geometry against known answers, exact depth, determinism, captions, paths and the
+dataset on disk."""
 
 from __future__ import annotations
 

@@ -88,12 +88,13 @@ def build(rng: np.random.Generator, seed: int) -> Scene:
             z += float(rng.uniform(6.5, 10))
     iron = Material(tx.PLAIN, (0.20, 0.24, 0.24), (0.16, 0.2, 0.2), 1.0)
     bulb = Material(tx.GLOW, (1.0, 0.92, 0.70), (1, 1, 1), emit=0.5)
-    side = float(rng.choice([-1, 1]))
-    b.frustum(side * (half + 0.4), 4.0, (0.07, 0.05), 3.6, iron)
-    b.ellipsoid(side * (half + 0.4), 3.75, 4.0, (0.22, 0.22, 0.22), bulb)
+    lamp_side = float(rng.choice([-1, 1]))
+    b.frustum(lamp_side * (half + 0.4), 4.0, (0.07, 0.05), 3.6, iron)
+    b.ellipsoid(lamp_side * (half + 0.4), 3.75, 4.0, (0.22, 0.22, 0.22), bulb)
     walls = list(dict.fromkeys(used))[:4]
     caption = (
-        f"A city street with {', '.join(walls[:-1])} and {walls[-1]} house fronts with rows of windows, {leaf_name} street trees, "
+        f"A city street with {', '.join(walls[:-1])} and {walls[-1]} house fronts with rows of windows, "
+        f"{leaf_name} street trees, "
         f"parked {' and '.join(dict.fromkeys(cars))} cars, a street lamp and a grey asphalt road with white markings, "
         f"under {light_words}."
     )

@@ -1,4 +1,5 @@
-"""Training and benchmark clips on disk: video, exact poses, intrinsics and one manifest line a clip (training.md 7.3)."""
+"""Training and benchmark clips on disk: video, exact poses, intrinsics and one manifest line a clip
+(training.md 7.3)."""
 
 from __future__ import annotations
 
@@ -110,7 +111,8 @@ def plan(
 
 
 def write_clip(out: Path, recipe: dict[str, Any], compile: bool = False) -> dict[str, Any]:
-    """Render one clip and write its files; returns its manifest entry, kept beside the clip so that a rerun can skip it."""
+    """Render one clip and write its files; returns its manifest entry, kept beside the clip so that a rerun
+    can skip it."""
     note = out / "entries" / f"{recipe['id']}.json"
     if note.exists():
         entry = json.loads(note.read_text())
@@ -185,10 +187,14 @@ def write_dataset(
 ) -> Path:
     """Render clips into a folder and return the path of its `manifest.jsonl`.
 
-    Clip i shows category i modulo their number, every clip another scene. `frames` is 8k + 1, `size` (H, W); `form` is "mp4"
-    (H.264, nearly lossless) or "npz" (exact bytes, array `rgb`). Finished clips are kept when the call is repeated, so an
-    interrupted run goes on where it stopped. `workers` processes draw side by side; `progress(done, clips)` is called after
-    each clip. Held-out scenes (split "val") never share a seed with training scenes. Raises ValueError on impossible requests.
+    Clip i shows category i modulo their number, every clip another scene. `frames` is 8k + 1, `size` (H, W);
+    `form` is "mp4"
+    (H.264, nearly lossless) or "npz" (exact bytes, array `rgb`). Finished clips are kept when the call is
+    repeated, so an
+    interrupted run goes on where it stopped. `workers` processes draw side by side; `progress(done, clips)` is
+    called after
+    each clip. Held-out scenes (split "val") never share a seed with training scenes. Raises ValueError on
+    impossible requests.
     """
     out = Path(out)
     recipes = plan(clips, frames, size, seed, split, categories, form)

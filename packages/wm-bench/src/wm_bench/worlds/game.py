@@ -51,12 +51,12 @@ def build(rng: np.random.Generator, seed: int) -> Scene:
 
     # Stepped grass terraces left and right close the view; low ones stand nearer.
     for side in (-1, 1):
-        for z0, h in ((3, int(rng.integers(1, 3))), (8, int(rng.integers(1, 4))), (14, int(rng.integers(2, 6)))):
+        for z0, steps in ((3, int(rng.integers(1, 3))), (8, int(rng.integers(1, 4))), (14, int(rng.integers(2, 6)))):
             w, d = int(rng.integers(3, 6)), int(rng.integers(3, 6))
             x0 = side * (3 + z0 * 0.25) if side > 0 else -(3 + z0 * 0.25) - w
             x0 = math.floor(x0)
             if free(x0, x0 + w, z0, z0 + d):
-                b.box(x0 + w / 2, z0 + d / 2, (w, h, d), block)
+                b.box(x0 + w / 2, z0 + d / 2, (w, steps, d), block)
     for i in range(3):
         x, z = -24 + 20 * i + float(rng.uniform(-4, 4)), float(rng.uniform(26, 36))
         b.box(round(x), round(z), (float(rng.integers(9, 15)), float(rng.integers(3, 9)), 8.0), block)

@@ -1,6 +1,7 @@
 """Ray intersections and distances of the analytic primitives, one batched operation per primitive type.
 
-Rays are kept as three component tensors of shape (r,) and primitives as columns of shape (k, 1), so every formula below works
+Rays are kept as three component tensors of shape (r,) and primitives as columns of shape (k, 1), so every
+formula below works
 on (k, r) arrays. World axes follow the camera convention: +Y points down, so "up" is -Y and the ground is y = 0.
 """
 
@@ -65,7 +66,8 @@ def ellipsoid_hits(ellipsoids: Tensor, rays: Rays) -> Tensor:
 
 
 def frustum_hits(frusta: Tensor, rays: Rays) -> Tensor:
-    """Entry distance (k, r) into upright cones and cylinders given as (k, 6): base centre, radius at base, at top, height."""
+    """Entry distance (k, r) into upright cones and cylinders given as (k, 6): base centre, radius at base, at
+    top, height."""
     bx, by, bz, r0, r1, h = frusta.unsqueeze(-1).unbind(1)
     rx, rz = rays.ox - bx, rays.oz - bz
     up, dup = by - rays.oy, -rays.dy

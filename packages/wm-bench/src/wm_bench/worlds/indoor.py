@@ -75,7 +75,7 @@ def build(rng: np.random.Generator, seed: int) -> Scene:
     for u in spots:
         windows.append((window_wall, u, 1.55, float(rng.uniform(0.75, 0.95)), 0.75))
     wood_colour = [(0.55, 0.37, 0.24), (0.72, 0.54, 0.36), (0.36, 0.25, 0.19)][int(rng.integers(3))]
-    wood = _fabric(wood_colour, 0.85)  # type: ignore[arg-type]
+    wood = _fabric(wood_colour, 0.85)
     fabrics = [str(n) for n in rng.choice(list(_FABRIC), 4, replace=False)]
     cloth = [_fabric(_FABRIC[n]) for n in fabrics]
     rug_z = mid + float(rng.uniform(0.2, 1.0))
@@ -96,7 +96,7 @@ def build(rng: np.random.Generator, seed: int) -> Scene:
         b.frustum(tx_, table_z, (0.12, 0.12), 0.38, wood)
     else:
         b.box(tx_, table_z, (0.7, 0.07, 1.1), wood, base=0.36)
-        b.box(tx_, table_z, (0.5, 0.36, 0.85), _fabric(wood_colour, 0.6))  # type: ignore[arg-type]
+        b.box(tx_, table_z, (0.5, 0.36, 0.85), _fabric(wood_colour, 0.6))
     bowl = _fabric(_FABRIC[fabrics[3]])
     b.ellipsoid(tx_, 0.52, table_z, (0.16, 0.10, 0.16), bowl)
     # A bookshelf, a picture and a plant fill the far end.

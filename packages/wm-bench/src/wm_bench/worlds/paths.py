@@ -1,4 +1,5 @@
-"""Smooth, collision-free camera paths through a scene, built like held keys: constant speeds with soft starts and stops."""
+"""Smooth, collision-free camera paths through a scene, built like held keys: constant speeds with soft starts
+and stops."""
 
 from __future__ import annotations
 
@@ -87,7 +88,8 @@ def sample_path(scene: Scene, seed: int, frames: int, kind: str | None = None) -
     """A camera path (frames, 4, 4) float32 camera-to-world that starts at the scene's start pose and hits nothing.
 
     About 0.04-0.08 m (times the scene's scale) and 0.45-0.9 degrees a frame, meant for 16 frames/s; the yaw range stays
-    within 75 degrees. `kind` is one of `KINDS` or None for a random one; when it does not fit the scene the path is slowed
+    within 75 degrees. `kind` is one of `KINDS` or None for a random one; when it does not fit the scene the
+    path is slowed
     down and, failing that, replaced by another kind. Raises ValueError on an unknown kind or frames < 2.
     """
     if frames < 2:

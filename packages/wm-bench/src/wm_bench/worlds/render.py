@@ -1,6 +1,7 @@
 """The ray caster: colour and metric depth of a scene for a list of exact poses.
 
-Pixel (i, j) covers rows [i, i + 1) and columns [j, j + 1); its ray goes through (j + 0.5, i + 0.5). One ray a pixel finds the
+Pixel (i, j) covers rows [i, i + 1) and columns [j, j + 1); its ray goes through (j + 0.5, i + 0.5). One ray a
+pixel finds the
 picture; only pixels on edges are traced three more times. Pixels are visited tile by tile, see `world`.
 """
 
@@ -24,7 +25,8 @@ from wm_bench.worlds.world import World, in_view, nearest
 _EDGE = 0.05
 _OFFSETS = ((-0.34, -0.18), (0.34, -0.18), (0.0, 0.36))
 _TILE = (32, 40)
-# Rays shaded together; three colour planes of this many rays stay below torch's threshold for starting threads per operator.
+# Rays shaded together; three colour planes of this many rays stay below torch's threshold for starting threads
+# per operator.
 _SHADE = 7680
 
 
@@ -163,8 +165,10 @@ def render(
 ) -> Render:
     """Draw a scene from exact poses: colour and metric depth for every frame.
 
-    c2w (f, 4, 4) OpenCV camera-to-world in metres, intrinsics (4,) or (f, 4) fx, fy, cx, cy in pixels, size (H, W). `workers`
-    threads draw frames side by side (default: torch's thread count, one on a GPU). `compile` fuses the loops over primitives with torch.compile: about half a minute
+    c2w (f, 4, 4) OpenCV camera-to-world in metres, intrinsics (4,) or (f, 4) fx, fy, cx, cy in pixels, size
+    (H, W). `workers`
+    threads draw frames side by side (default: torch's thread count, one on a GPU). `compile` fuses the loops
+    over primitives with torch.compile: about half a minute
     once, needs a C++ compiler; colours may differ by rounding. Raises ValueError on wrong shapes or
     non-finite poses.
     """

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_bench.worlds import geometry, textures
+from wm_bench.worlds import geometry
 
 Colour = tuple[float, float, float]
 
@@ -77,7 +77,8 @@ class Scene:
         return self.start.copy()
 
     def default_intrinsics(self, size: tuple[int, int], fov_deg: float = 70.0) -> np.ndarray:
-        """Pixel intrinsics (4,) fx, fy, cx, cy of a centred pinhole with this horizontal field of view; size is (H, W)."""
+        """Pixel intrinsics (4,) fx, fy, cx, cy of a centred pinhole with this horizontal field of view; size
+        is (H, W)."""
         height, width = size
         focal = 0.5 * width / math.tan(math.radians(fov_deg) / 2)
         return np.array([focal, focal, width / 2, height / 2], np.float32)
@@ -85,7 +86,8 @@ class Scene:
     def distance(self, points: np.ndarray | Tensor) -> np.ndarray:
         """Signed distance in metres (m,) from points (m, 3) to the nearest surface, negative inside a solid.
 
-        The ground counts, and so do the walls of a room (seen from inside). Boxes, spheres and cylinders are exact; squashed
+        The ground counts, and so do the walls of a room (seen from inside). Boxes, spheres and cylinders are
+        exact; squashed
         ellipsoids and cones are first order.
         """
         p = torch.as_tensor(np.asarray(points), dtype=torch.float32)
@@ -105,7 +107,8 @@ class Scene:
         return torch.stack(parts).amin(0).numpy()
 
     def point_cloud(self, count: int, seed: int = 0) -> np.ndarray:
-        """Random points (count, 3) float32 on the scene's surfaces in metres: objects, ground (within 12 m) and room walls."""
+        """Random points (count, 3) float32 on the scene's surfaces in metres: objects, ground (within 12 m)
+        and room walls."""
         if count < 1:
             raise ValueError(f"count is {count}; allowed are integers >= 1, e.g. 2000")
         rng = np.random.default_rng([self.seed, seed, 104729])

@@ -1,6 +1,7 @@
 """Surface patterns, sky and smooth noise, all filtered by distance so that a small codec sees clean edges and no grain.
 
-Every pattern takes surface coordinates in metres and the pixel footprint in metres and fades to its mean colour when its
+Every pattern takes surface coordinates in metres and the pixel footprint in metres and fades to its mean
+colour when its
 features become smaller than a pixel.
 """
 
@@ -87,7 +88,8 @@ def _mix(a: Tensor, b: Tensor, w: Tensor) -> Tensor:
 def albedo(kind: int, m: Tensor, u: Tensor, v: Tensor, flat: Tensor, fw: Tensor, local: Tensor) -> Tensor:
     """Colour (3, r) of one pattern at surface points.
 
-    `m` (10, r) holds a rgb, b rgb, scale, extra, extra2, base height; u, v (r,) metres (v up); `flat` marks upward faces;
+    `m` (10, r) holds a rgb, b rgb, scale, extra, extra2, base height; u, v (r,) metres (v up); `flat` marks
+    upward faces;
     `fw` footprint metres; `local` (2, r) coordinates in [-1, 1] over the face.
     """
     a, b, scale, extra = m[0:3], m[3:6], m[6], m[7]

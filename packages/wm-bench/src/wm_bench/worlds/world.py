@@ -1,6 +1,7 @@
 """Scene tensors on a device, culling, nearest hits and sun visibility for chunks of neighbouring rays.
 
-Rays come as (c, n): c chunks of n rays that lie close together in the picture. Each chunk meets only the primitives that its
+Rays come as (c, n): c chunks of n rays that lie close together in the picture. Each chunk meets only the
+primitives that its
 view pyramid (or, for shadows, its column towards the sun) can touch, which keeps the working arrays inside the cache.
 """
 
@@ -17,12 +18,12 @@ from wm_bench.worlds import textures
 from wm_bench.worlds.geometry import FAR, Rays, box_hits, ellipsoid_hits, frustum_hits
 from wm_bench.worlds.scene import Scene
 
-
 _FAR_AWAY = {8: [0.0, 1e6, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0], 6: [0.0, 1e6, 0.0, 1.0, 1.0, 1.0]}
 
 
 def _padded(table: Tensor) -> Tensor:
-    """At least two rows, so that compiled code sees one kind of shape; the added primitives lie far below the ground."""
+    """At least two rows, so that compiled code sees one kind of shape; the added primitives lie far below the
+    ground."""
     missing = max(0, 2 - len(table))
     return torch.cat((table, torch.tensor(_FAR_AWAY[table.shape[1]]).expand(missing, -1))) if missing else table
 
@@ -160,7 +161,8 @@ def nearest(world: World, rays: Rays, keep: np.ndarray | None) -> tuple[Tensor, 
 def sunlight(world: World, x: Tensor, y: Tensor, z: Tensor, normal: Tensor, fw: Tensor, chunk: int | None) -> Tensor:
     """Sun visibility (r,) in [0, 1] at surface points, `fw` being their pixel footprint in metres.
 
-    Runs over neighbouring points in chunks that skip the primitives outside their column towards the sun; None: all at once.
+    Runs over neighbouring points in chunks that skip the primitives outside their column towards the sun;
+    None: all at once.
     """
     sun = world.sun
     ox, oy, oz = x + normal[0] * 4e-3, y + normal[1] * 4e-3, z + normal[2] * 4e-3
@@ -201,7 +203,8 @@ def _unblocked(tables: list[tuple[Tensor, Tensor]], rays: Rays) -> Tensor:
 
 
 def room_exit(world: World, rays: Rays) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance to the room's shell, face index (0 +x, 1 -x, 2 +z, 3 -z, 4 floor, 5 ceiling) and depth into window glass."""
+    """Distance to the room's shell, face index (0 +x, 1 -x, 2 +z, 3 -z, 4 floor, 5 ceiling) and depth into
+    window glass."""
     assert world.room is not None
     cx, cy, cz, hx, hy, hz = world.room.unbind()
     times = []
