@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 from camera_control import ucpe
+from gdn_kernels import frame_gdn_camera, short_conv
 from torch import Tensor
-
-from sana_wm_core.model.gdn import frame_gdn_camera, short_conv
 
 if TYPE_CHECKING:
     from sana_wm_core.model.mixers import Clip, FrameGDN, Gates, Mixer, SoftmaxAttention

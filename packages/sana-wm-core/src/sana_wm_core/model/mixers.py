@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from gdn_kernels import frame_gdn, short_conv
 from torch import Tensor, nn
 
 from sana_wm_core.config import TransformerConfig
 from sana_wm_core.model.camera import Rays, gdn_camera, softmax_camera
-from sana_wm_core.model.gdn import frame_gdn, short_conv
 from sana_wm_core.model.layers import RMSNorm, rotate
 
 
