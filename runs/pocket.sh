@@ -9,7 +9,7 @@ clips=${CLIPS:-800}
 go() { uv run sana-wm "$@"; }
 resume() { [ -f "$1" ] && echo --resume || true; }
 
-go data synth --out "$root/clips" --clips "$clips" --frames 65 --height 96 --width 160 --seed 0 --workers 2
+go data synth --out "$root/clips" --clips "$clips" --held-out 16 --workers 2
 # shellcheck disable=SC2046
 go train codec --data "$root/clips" --out "$root/codec" $(resume "$root/codec/codec_last.safetensors")
 go data encode "$root/clips" --codec "$root/codec"

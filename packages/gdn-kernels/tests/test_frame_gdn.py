@@ -11,7 +11,9 @@ from torch import Tensor
 SIZES = [(1, 1, 1, 3, 2), (2, 2, 3, 5, 16), (1, 3, 9, 7, 24), (1, 2, 4, 13, 112), (2, 1, 5, 6, 32)]
 
 
-def _inputs(b: int, h: int, t: int, s: int, d: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, Tensor]:
+def _inputs(
+    b: int, h: int, t: int, s: int, d: int, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(seed)
     q, k, v = (torch.randn(b, t * s, h, d, generator=g, dtype=torch.float64) for _ in range(3))
     out = {
@@ -77,7 +79,9 @@ def test_chunked_equals_reference(size: tuple[int, ...], resets: bool) -> None:
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("resets", [False, True], ids=["bidirectional", "chunks"])
-def test_tiles_equal_reference(size: tuple[int, ...], resets: bool, tiles: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_equal_reference(
+    size: tuple[int, ...], resets: bool, tiles: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     empty = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(float("nan")))  # unwritten memory shows
     _compare(size, resets)
@@ -92,7 +96,9 @@ def _compare(size: tuple[int, ...], resets: bool) -> None:
     state = FrameState(torch.randn(b, h, d, d, generator=g), torch.rand(b, h, d, generator=g))
     rope, rope_exact = _rope(t * s, d), _rope(t * s, d, torch.float64)
     shared = {"chunk_starts": starts, "output_final_state": True}
-    want, want_state = frame_gdn(**exact, rope=rope_exact, initial_state=state.to(torch.float64), backend="reference", **shared)
+    want, want_state = frame_gdn(
+        **exact, rope=rope_exact, initial_state=state.to(torch.float64), backend="reference", **shared
+    )
     got, got_state = frame_gdn(**x, rope=rope, initial_state=state, **shared)
     assert _error(got, want) < 2e-6
     assert _error(got_state.kv, want_state.kv) < 1e-6 and _error(got_state.z, want_state.z) < 1e-6

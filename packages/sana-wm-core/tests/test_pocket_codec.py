@@ -50,7 +50,9 @@ def test_wrong_sizes_are_refused(shape: tuple[int, ...], word: str) -> None:
 
 def test_fit_lowers_the_error_normalises_latents_and_resumes(tmp_path) -> None:
     y, x = np.mgrid[0:32, 0:32]
-    frames = [[np.stack([(x * 8 + 3 * f) % 256, (y * 8 + c * 40) % 256, x * 0 + 90], -1) for f in range(17)] for c in range(3)]
+    frames = [
+        [np.stack([(x * 8 + 3 * f) % 256, (y * 8 + c * 40) % 256, x * 0 + 90], -1) for f in range(17)] for c in range(3)
+    ]
     clips = np.array(frames).astype(np.uint8)
     config = CodecTrainConfig(iterations=40, batch=2, frames=9, learning_rate=3e-3, save_every=20)
     lines: list[dict[str, float]] = []

@@ -28,10 +28,10 @@ def pocket(
     from rich.console import Console
     from rich.progress import track
     from rich.table import Table
-
-    from sana_wm_cli.bench_pocket import held_out_pairs, score_pair
     from sana_wm_core.pocket import load_pocket
     from wm_bench.following import summary
+
+    from sana_wm_cli.bench_pocket import held_out_pairs, score_pair
 
     world = load_pocket(model)
     pairs = held_out_pairs(world.preset, per_category)

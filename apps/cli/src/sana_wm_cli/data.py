@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,41 +13,52 @@ app = typer.Typer(no_args_is_help=True, help="Data: render procedural worlds, en
 @app.command()
 def synth(
     out: Annotated[Path, typer.Option("--out", help="Folder to write the dataset to.")],
-    clips: Annotated[int, typer.Option("--clips", min=1, help="Clips in all; every category gets the same share.")] = 40,
+    clips: Annotated[int, typer.Option("--clips", help="Training clips; the categories take turns.")] = 40,
+    held_out: Annotated[int, typer.Option("--held-out", min=0, help="Clips of split val, from other scenes.")] = 8,
     frames: Annotated[int, typer.Option("--frames", help="Raw frames of a clip, 1 + 8k.")] = 65,
     height: Annotated[int, typer.Option("--height", help="Picture height, pixels.")] = 96,
     width: Annotated[int, typer.Option("--width", help="Picture width, pixels.")] = 160,
-    seed: Annotated[int, typer.Option("--seed", help="First scene seed.")] = 0,
-    held_out: Annotated[float, typer.Option("--held-out", min=0, max=1, help="Share of clips of split val.")] = 0.02,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed gives other scenes and paths.")] = 0,
+    form: Annotated[str, typer.Option("--form", help="mp4 (small) or npz (exact bytes).")] = "npz",
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; one a core.")] = 1,
+    compile_loops: Annotated[bool, typer.Option("--compile", help="Fuse loops first; needs a C++ compiler.")] = False,
 ) -> None:
     """Render clips of procedural worlds with exact poses, intrinsics and captions; can be stopped and run again."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
     from wm_bench.worlds.dataset import write_dataset
 
-    with Progress("rendering", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as progress:
-        task = progress.add_task("clips", total=clips)
-        write_dataset(
-            out,
-            clips=clips,
-            frames=frames,
-            size=(height, width),
-            seed=seed,
-            held_out=held_out,
-            workers=workers,
-            report=lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    typer.echo(f"{out}: {clips} clips of {frames} frames, {width}x{height}")
+    with _progress("rendering") as progress:
+        task = progress.add_task("clips", total=clips + held_out)
+        manifest = out / "manifest.jsonl"
+        lines: list[str] = []
+        for split, count, before in (("train", clips, 0), ("val", held_out, clips)):
+            if count == 0:
+                continue
+            write_dataset(
+                out,
+                count,
+                frames,
+                (height, width),
+                seed,
+                split=split,
+                form=form,
+                workers=workers,
+                compile=compile_loops,
+                progress=lambda done, _, before=before: progress.update(task, completed=before + done),
+            )
+            lines.append(manifest.read_text())
+        temporary = out / ".manifest.tmp"
+        temporary.write_text("".join(lines))
+        temporary.replace(manifest)
+    typer.echo(f"{out}: {clips} + {held_out} clips of {frames} frames, {width}x{height}")
 
 
 @app.command()
 def encode(
     data: Annotated[Path, typer.Argument(help="Folder with manifest.jsonl.")],
-    codec: Annotated[Path | None, typer.Option("--codec", help="Codec run folder; without it the bundled one.")] = None,
+    codec: Annotated[Path | None, typer.Option("--codec", help="Codec run folder; default: the bundled codec.")] = None,
     augment: Annotated[bool, typer.Option(help="Also encode training clips mirrored and backwards.")] = True,
 ) -> None:
     """Encode every clip once, so that training reads latents instead of pixels."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
     from sana_wm_core.training.encode import encode_clips
 
     if codec is None:
@@ -58,9 +69,13 @@ def encode(
         from sana_wm_core.training.export import load_codec
 
         model = load_codec(codec)
-    with Progress("encoding", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as progress:
+    with _progress("encoding") as progress:
         task = progress.add_task("clips", total=None)
-        encode_clips(
-            data, model, augment, report=lambda done, total: progress.update(task, completed=done, total=total)
-        )
+        encode_clips(data, model, augment, report=lambda done, all_: progress.update(task, completed=done, total=all_))
     typer.echo(f"{data}: latents.jsonl written")
+
+
+def _progress(verb: str) -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    return Progress(verb, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -39,7 +39,10 @@ def read_manifest(folder: str | Path) -> list[dict]:
 
 
 def read_frames(path: str | Path) -> np.ndarray:
-    """All frames of a video, uint8 (f, H, W, 3)."""
+    """All frames of a video, or of an .npz with the array `rgb`; uint8 (f, H, W, 3)."""
+    if Path(path).suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["rgb"]
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 

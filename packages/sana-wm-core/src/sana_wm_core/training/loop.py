@@ -134,7 +134,7 @@ class WorldTrainer:
             self.iteration = int(file.metadata()["iteration"])
         tensors = load_file(path, device=str(self.device))
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-        self.average = {k[8:]: v for k, v in tensors.items() if k.startswith("average.")}
+        self.average = {k: tensors[f"average.{k}"] for k in self.trained}
         self.optimizers.load_tensors(tensors)
 
     def averaged(self, part: str) -> dict[str, Tensor]:

@@ -37,9 +37,7 @@ class Optimizers:
         if self.views:
             matrices = [view for _, view in self.views.values()]
             # match_rms_adamw scales Muon's step to AdamW's, so one learning rate serves both.
-            self.parts["muon"] = torch.optim.Muon(
-                matrices, learning_rate, decay, adjust_lr_fn="match_rms_adamw"
-            )
+            self.parts["muon"] = torch.optim.Muon(matrices, learning_rate, decay, adjust_lr_fn="match_rms_adamw")
         for group in self.groups:
             group["base_lr"] = group["lr"]
 
