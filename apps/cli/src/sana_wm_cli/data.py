@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +44,7 @@ def synth(
                 form=form,
                 workers=workers,
                 compile=compile_loops,
-                progress=lambda done, _, before=before: progress.update(task, completed=before + done),
+                progress=partial(_advance, progress, task, before),
             )
             lines.append(manifest.read_text())
         temporary = out / ".manifest.tmp"
@@ -73,6 +74,10 @@ def encode(
         task = progress.add_task("clips", total=None)
         encode_clips(data, model, augment, report=lambda done, all_: progress.update(task, completed=done, total=all_))
     typer.echo(f"{data}: latents.jsonl written")
+
+
+def _advance(progress: Any, task: Any, before: int, done: int, _: int) -> None:
+    progress.update(task, completed=before + done)
 
 
 def _progress(verb: str) -> Any:
