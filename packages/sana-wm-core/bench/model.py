@@ -17,10 +17,9 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-
 from sana_wm_core.config import TransformerConfig
 from sana_wm_core.model import SanaWMTransformer
+from torch import Tensor, nn
 
 POCKET = {
     "in_channels": 48,

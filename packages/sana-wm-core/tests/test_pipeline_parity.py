@@ -17,6 +17,7 @@ from diffusers.pipelines.sana_wm.pipeline_sana_wm import DEFAULT_CHI_PROMPT
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sana_wm_core.loading import load_pipeline
+from sana_wm_core.model import SanaWMTransformer
 from sana_wm_core.text import RELEASED_PREFIX, encode_negative
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
@@ -289,3 +290,20 @@ def test_missing_parts_are_named(published, tmp_path, missing):
     (folder / missing).unlink()
     with pytest.raises(ValueError, match=missing):
         load_pipeline(folder)
+
+
+def test_our_transformer_drops_into_diffusers_own_pipeline(published, ours, picture):
+    _, theirs = published
+    call = dict(intrinsics=np.array(INTRINSICS), height=64, width=96, num_frames=17, num_inference_steps=2)
+
+    def run(transformer):
+        parts = (theirs.tokenizer, theirs.text_encoder, theirs.vae, transformer, theirs.scheduler)
+        pipeline = SanaWMPipeline(*parts)
+        pipeline.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(5)
+        return pipeline(picture, PROMPT, action="w-8,jw-8", generator=generator, **call)
+
+    with_theirs, with_ours = run(theirs.transformer), run(ours.transformer)
+    assert isinstance(ours.transformer, SanaWMTransformer)
+    assert (with_ours.latent - with_theirs.latent).abs().max() < 1e-4
+    assert np.abs(with_ours.frames - with_theirs.frames).max() < 2 / 255
