@@ -8,12 +8,19 @@ from typing import Annotated
 
 import typer
 
+from sana_wm_cli import bench_split
+
 app = typer.Typer(no_args_is_help=True, help="Bench: score a model against exact renders.")
 
 
 @app.callback()
 def group() -> None:
     """Score a model against exact renders."""
+
+
+app.command()(bench_split.export)
+app.command()(bench_split.draw)
+app.command()(bench_split.verify)
 
 
 @app.command()
