@@ -57,6 +57,12 @@ class TransformerConfig(BaseModel):
     cam_softmax_scale: Literal["padded", "head_dim"] = Field(
         "padded", description="Camera logits over sqrt of the padded head width (128 for 112), or of the head width."
     )
+    chunk_softmax_scale: Literal["padded", "head_dim"] = Field(
+        "padded", description="The same for the main branch, in chunk-causal and streaming passes only."
+    )
+    cam_conv_context: Literal["carried", "local"] = Field(
+        "carried", description="Camera keys' temporal filter reaches back across chunks, or starts anew in each."
+    )
     softmax_dtype: Literal["bfloat16", "model"] = Field(
         "bfloat16", description="float32 softmax blocks attend in bfloat16, as diffusers does, or in the model's type."
     )
@@ -114,7 +120,8 @@ class TransformerConfig(BaseModel):
 
     def to_dict(self) -> dict[str, Any]:
         """Fields for a config.json that diffusers reads too: our own fields appear only when changed."""
-        own = ("cam_rms_downscale_gdn", "cam_rms_downscale_softmax", "cam_softmax_scale", "softmax_dtype")
+        fields = list(type(self).model_fields)
+        own = fields[fields.index("cam_rms_downscale_gdn") :]
         values = self.model_dump(mode="json")
         unchanged = [name for name in own if values[name] == type(self).model_fields[name].default]
         return {name: value for name, value in values.items() if name not in unchanged}

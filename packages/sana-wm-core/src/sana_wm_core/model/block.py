@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sana_wm_core.config import TransformerConfig
+from sana_wm_core.model.clip import Clip
 from sana_wm_core.model.layers import MLP, GatedConvFFN, RMSNorm, modulate
-from sana_wm_core.model.mixers import Clip, FrameGDN, SoftmaxAttention
+from sana_wm_core.model.mixers import FrameGDN, SoftmaxAttention
 
 
 class CrossAttention(nn.Module):
@@ -24,14 +25,18 @@ class CrossAttention(nn.Module):
         self.q_norm = RMSNorm(c, 1e-6) if config.cross_norm else nn.Identity()
         self.k_norm = RMSNorm(c, 1e-6) if config.cross_norm else nn.Identity()
 
-    def forward(self, x_bnc: Tensor, text_blc: Tensor, keep_bl: Tensor) -> Tensor:
+    def read(self, text_blc: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the text, each (b, h, l, d); they depend on nothing else."""
         k, v = self.kv_linear(text_blc).chunk(2, dim=-1)
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in (self.q_norm(self.q_linear(x_bnc)), self.k_norm(k), v)
-        )
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=keep_bl[:, None, None])
+        return self._split_heads(self.k_norm(k)), self._split_heads(v)
+
+    def forward(self, x_bnc: Tensor, text: tuple[Tensor, Tensor], keep_bl: Tensor) -> Tensor:
+        q = self._split_heads(self.q_norm(self.q_linear(x_bnc)))
+        out = F.scaled_dot_product_attention(q, *text, attn_mask=keep_bl[:, None, None])
         return self.proj(out.transpose(1, 2).flatten(2))
+
+    def _split_heads(self, x_bnc: Tensor) -> Tensor:
+        return x_bnc.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -51,18 +56,24 @@ class Block(nn.Module):
         self.plucker_proj = nn.Linear(c, c) if config.has_plucker(index) else None
 
     def forward(
-        self, x: Tensor, text_blc: Tensor, keep_bl: Tensor, time_bt6c: Tensor, rays_bnc: Tensor | None, clip: Clip
+        self,
+        x: Tensor,
+        text: Tensor | tuple[Tensor, Tensor],
+        keep_bl: Tensor,
+        time_bt6c: Tensor,
+        rays_bnc: Tensor | None,
+        clip: Clip,
     ) -> Tensor:
         """Pass tokens (b, n, c) through the block.
 
         Args:
             x: Token stream, frame-major.
-            text_blc: Projected text.
+            text: Projected text (b, l, c), or what `cross_attn.read` made of it.
             keep_bl: True for real text tokens.
             time_bt6c: Diffusion-time conditioning per latent frame: shift, scale, gate of attention, then of the
                 feed-forward.
             rays_bnc: Embedded Pluecker rays.
-            clip: Grid, positions, rays and masks.
+            clip: Grid, positions, rays and masks, and this block's memory.
         """
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = (
             self.scale_shift_table.to(time_bt6c.dtype) + time_bt6c
@@ -72,8 +83,9 @@ class Block(nn.Module):
         x = _add_gated(x, clip.mask_tokens(mixed), gate_msa)
         if self.plucker_proj is not None and rays_bnc is not None:
             x = x + self.plucker_proj(rays_bnc)
-        x = clip.mask_tokens(x + self.cross_attn(x, text_blc, keep_bl))
-        fed = self.mlp(clip.mask_tokens(modulate(x, shift_mlp, scale_mlp)), clip.frames, clip.height, clip.width)
+        read = self.cross_attn.read(text) if isinstance(text, Tensor) else text
+        x = clip.mask_tokens(x + self.cross_attn(x, read, keep_bl))
+        fed = self.mlp(clip.mask_tokens(modulate(x, shift_mlp, scale_mlp)), clip)
         return _add_gated(x, clip.mask_tokens(fed), gate_mlp)
 
 

@@ -6,37 +6,31 @@ is carried back, so that only relative cameras matter. Reference: architecture 5
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from camera_control import ucpe
-from gdn_kernels import frame_gdn_camera, short_conv
+from gdn_kernels import frame_gdn_camera
 from torch import Tensor
 
+from sana_wm_core.model.clip import Clip, Rays
+
 if TYPE_CHECKING:
-    from sana_wm_core.model.mixers import Clip, FrameGDN, Gates, Mixer, SoftmaxAttention
+    from sana_wm_core.model.mixers import FrameGDN, Gates, Mixer, SoftmaxAttention
 
 _MIN_RMS = 1e-6
-
-
-class Rays(NamedTuple):
-    """Per token: the world-to-ray matrix P, its inverse, and the rotary table of the other half of a head."""
-
-    matrix_bn44: Tensor
-    inverse_bn44: Tensor
-    cos_nf: Tensor | None
-    sin_nf: Tensor | None
 
 
 def gdn_camera(mixer: FrameGDN, u_bnc: Tensor, gates: Gates, clip: Clip, rays: Rays) -> Tensor:
     """Camera branch of a GDN block: the recurrence without a denominator, on ray-frame vectors; (b, n, c)."""
     q, k, v = _project(mixer, u_bnc, clip)
+    carried = mixer.cam_conv_carried
     if mixer.conv_k_cam is not None:
-        k = short_conv(k, mixer.conv_k_cam.weight, clip.frames)
+        k = clip.filter("camera_key_tail", k, mixer.conv_k_cam.weight, carried)
     if mixer.conv_q_cam is not None and mixer.conv_v_cam is not None:
-        q = short_conv(q, mixer.conv_q_cam.weight, clip.frames)
-        v = short_conv(v, mixer.conv_v_cam.weight, clip.frames)
+        q = clip.filter("camera_query_tail", q, mixer.conv_q_cam.weight, carried)
+        v = clip.filter("camera_value_tail", v, mixer.conv_v_cam.weight, carried)
     q = mixer.split_heads(F.relu(mixer.q_norm_cam(q)))
     k = mixer.split_heads(F.relu(mixer.k_norm_cam(k))) * clip.key_scale(mixer.head_width)
     v = mixer.split_heads(v)
@@ -48,12 +42,12 @@ def gdn_camera(mixer: FrameGDN, u_bnc: Tensor, gates: Gates, clip: Clip, rays: R
     grown = _length(k_ray) / _length(k)
     mean_bth = grown.square().unflatten(1, (clip.frames, -1)).mean(2)
     beta = gates.beta_bhts / mean_bth.transpose(1, 2).clamp_min(1.0)[..., None]
-    out = frame_gdn_camera(q_ray, k_ray, v_ray, beta, gates.log_gamma_bht, chunk_starts=clip.chunk_starts)
+    out = clip.recur("camera_state", frame_gdn_camera, q_ray, k_ray, v_ray, beta, gates.log_gamma_bht)
     return clip.mask_tokens(_decode(out.to(u_bnc.dtype), rays)).flatten(2)
 
 
 def softmax_camera(mixer: SoftmaxAttention, u_bnc: Tensor, clip: Clip, rays: Rays) -> Tensor:
-    """Camera branch of a softmax block: full attention over ray-frame vectors; (b, n, c)."""
+    """Camera branch of a softmax block: attention over ray-frame vectors; (b, n, c)."""
     q, k, v = _project(mixer, u_bnc, clip)
     q, k, v = (mixer.split_heads(part) for part in (mixer.q_norm_cam(q), mixer.k_norm_cam(k), v))
     q, k, v = _encode(q, k, v, rays, mixer.cam_rms_downscale)
@@ -61,7 +55,7 @@ def softmax_camera(mixer: SoftmaxAttention, u_bnc: Tensor, clip: Clip, rays: Ray
     if clip.token_mask_bn is not None:
         q, v = clip.mask_tokens(q), clip.mask_tokens(v)
         bias = (1 - clip.token_mask_bn.float())[:, None, None] * -1e9
-    out = mixer.attend(q, k, v, scale=mixer.cam_scale, bias=bias)
+    out = mixer.attend(q, k, v, clip, "camera_", scale=mixer.cam_scale, bias=bias)
     return clip.mask_tokens(_decode(out, rays)).flatten(2)
 
 

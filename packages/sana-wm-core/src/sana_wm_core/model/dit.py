@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sana_wm_core.config import TransformerConfig
 from sana_wm_core.model.block import Block
-from sana_wm_core.model.camera import Rays
+from sana_wm_core.model.clip import BlockMemory, Clip, Rays
 from sana_wm_core.model.initialise import init_weights
 from sana_wm_core.model.layers import (
     CaptionEmbed,
@@ -23,7 +26,7 @@ from sana_wm_core.model.layers import (
     modulate,
     rotary_table,
 )
-from sana_wm_core.model.mixers import Clip
+from sana_wm_core.model.memory import Memory, ReadText
 from sana_wm_core.model.upmap import absolute_ray_map
 
 
@@ -87,7 +90,7 @@ class SanaWMTransformer(nn.Module):
         self,
         hidden_states: Tensor,
         timestep: Tensor,
-        encoder_hidden_states: Tensor,
+        encoder_hidden_states: Tensor | ReadText,
         encoder_attention_mask: Tensor | None = None,
         mask: Tensor | None = None,
         return_dict: bool = True,
@@ -99,13 +102,16 @@ class SanaWMTransformer(nn.Module):
         raymats: Tensor | None = None,
         frame_valid_mask: Tensor | None = None,
         chunk_size: int | None = None,
+        chunk_index: Sequence[int] | None = None,
+        memory: Memory | None = None,
+        kept: list[BlockMemory] | None = None,
     ) -> TransformerOutput | tuple[Tensor]:
-        """Predict the velocity of a clip.
+        """Predict the velocity of a clip: of all frames at once, chunk by chunk causally, or after a memory.
 
         Args:
             hidden_states: Noisy latents (b, c, t, y, x), latent frame 0 clean.
             timestep: (b, 1, t) diffusion time per latent frame, 0 to 1000, truncated to whole numbers.
-            encoder_hidden_states: Text features (b, 1, l, caption_channels).
+            encoder_hidden_states: Text features (b, 1, l, caption_channels), or what `read_text` made of them.
             encoder_attention_mask: (b, l) or (b, 1, 1, l), nonzero for real text tokens; required.
             mask: The same under the name diffusers' pipeline uses; wins over encoder_attention_mask.
             return_dict: Return an object with `.sample` rather than a tuple of one.
@@ -117,7 +123,13 @@ class SanaWMTransformer(nn.Module):
             pos_embeds: Precomputed rotary table, complex (1, 1, n, d / 2).
             raymats: Precomputed world-to-ray matrices.
             frame_valid_mask: (b, t), (b, 1, t) or (b, 1, t, 1, 1), 0 for padding frames.
-            chunk_size: Accepted for compatibility; a bidirectional pass has no chunks.
+            chunk_size: Accepted for compatibility and not read, as in diffusers; see chunk_index.
+            chunk_index: First frames of chunks, such as [0, 4, 7]; frames then see their own chunk and earlier ones.
+                None sees every frame.
+            memory: What `after_chunk` made of the frames before; positions go on from there, and frames see it. It is
+                only read.
+            kept: An empty list that receives what each block hands over to the next chunk. A memory, or kept, makes the
+                pass a streaming one: softmax blocks use the streaming scale.
 
         Returns:
             The velocity (b, c, t, y, x).
@@ -126,7 +138,11 @@ class SanaWMTransformer(nn.Module):
             ValueError: No text mask, or shapes that do not fit.
         """
         latents = self._check(hidden_states, timestep).to(self.dtype)
-        keep_bl = _text_mask(encoder_attention_mask if mask is None else mask, latents.shape[0])
+        read = encoder_hidden_states if isinstance(encoder_hidden_states, ReadText) else None
+        if read is not None:
+            keep_bl = read.keep_bl
+        else:
+            keep_bl = _text_mask(encoder_attention_mask if mask is None else mask, latents.shape[0])
         if data_info and data_info.get("image_vae_embeds") is not None:
             latents = torch.cat([latents, data_info["image_vae_embeds"].to(self.dtype)], dim=1)
         grid = (
@@ -135,9 +151,12 @@ class SanaWMTransformer(nn.Module):
             latents.shape[4] // self.config.patch_size[2],
         )
 
+        first = memory.frames if memory else 0
         clip = self._clip(
-            grid, latents.device, frame_valid_mask, camera_conditions, cam_pos_embeds, pos_embeds, raymats
+            grid, latents.device, frame_valid_mask, camera_conditions, cam_pos_embeds, pos_embeds, raymats, first
         )
+        causal = chunk_index is not None or memory is not None or kept is not None
+        clip = replace(clip, chunks=chunk_bounds(chunk_index, grid[0]), causal=causal)
         x = self.x_embedder(latents)
         if camera_conditions is not None and not self.config.use_chunk_plucker_post_attn:
             x = x + self.raymap_embedder(self._absolute_map(camera_conditions, cam_pos_embeds, grid))
@@ -147,15 +166,35 @@ class SanaWMTransformer(nn.Module):
 
         time = self.t_embedder(timestep.reshape(latents.shape[0], -1), self.dtype)
         time6 = self.t_block(time).unflatten(-1, (6, -1))
-        text = self.attention_y_norm(self.y_embedder(encoder_hidden_states.to(self.dtype))).flatten(1, 2)
+        text = None if isinstance(encoder_hidden_states, ReadText) else self._project_text(encoder_hidden_states)
 
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
+            seen = text if read is None else read.keys_values[i]
+            own: BlockMemory | None = None if kept is None else {}
+            here = clip if not causal else replace(clip, past=memory.blocks[i] if memory else None, kept=own)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, text, keep_bl, time6, rays, clip, use_reentrant=False)
+                x = checkpoint(block, x, seen, keep_bl, time6, rays, here, use_reentrant=False)
             else:
-                x = block(x, text, keep_bl, time6, rays, clip)
+                x = block(x, seen, keep_bl, time6, rays, here)
+            if kept is not None and own is not None:
+                kept.append(own)
         sample = self._unpatchify(self.final_layer(x, time), grid)
         return TransformerOutput(sample) if return_dict else (sample,)
+
+    def read_text(self, encoder_hidden_states: Tensor, mask: Tensor, batch: int | None = None) -> ReadText:
+        """Read a prompt once, for many forward passes: what blocks make of it depends on nothing else.
+
+        Args:
+            encoder_hidden_states: (b, 1, l, caption_channels).
+            mask: (b, l), nonzero for real text tokens.
+            batch: Clips of a forward pass; None = b.
+        """
+        keep_bl = _text_mask(mask, batch or encoder_hidden_states.shape[0])
+        text = self._project_text(encoder_hidden_states)
+        return ReadText(tuple(block.cross_attn.read(text) for block in self.blocks), keep_bl)
+
+    def _project_text(self, states: Tensor) -> Tensor:
+        return self.attention_y_norm(self.y_embedder(states.to(self.dtype))).flatten(1, 2)
 
     def _check(self, latents: Tensor, timestep: Tensor) -> Tensor:
         if latents.ndim != 5:
@@ -179,13 +218,14 @@ class SanaWMTransformer(nn.Module):
         given: dict[str, Tensor] | None,
         pos_embeds: Tensor | None,
         raymats: Tensor | None,
+        first_frame: int,
     ) -> Clip:
         rope = None
         if pos_embeds is not None:
             table = pos_embeds.to(device).flatten(0, -2)
             rope = (table.real.float(), table.imag.float())
         elif self.config.use_pe:
-            rope = rotary_table(*grid, self.config.linear_head_dim, device)
+            rope = rotary_table(*grid, self.config.linear_head_dim, device, first_frame)
         rays = None
         if camera_conditions is not None:
             rays = self._rays(camera_conditions, grid, given or {}, rope, raymats)
@@ -250,6 +290,19 @@ class SanaWMTransformer(nn.Module):
         from sana_wm_core.weights import save_transformer
 
         save_transformer(self, folder)
+
+
+def chunk_bounds(starts: Sequence[int] | None, frames: int) -> tuple[int, ...]:
+    """First frames of chunks, brought into order: 0 put in front, starts at or after the end dropped.
+
+    Raises:
+        ValueError: Starts that do not increase.
+    """
+    given = [0, *(int(start) for start in starts or ())]
+    inside = [start for i, start in enumerate(given) if start < frames and not (i == 1 and start == 0)]
+    if any(b <= a for a, b in itertools.pairwise(inside)):
+        raise ValueError(f"chunk starts {list(starts or ())} must increase, for example [0, 4, 7]")
+    return tuple(inside)
 
 
 def _text_mask(mask: Tensor | None, batch: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sana_wm_core.config import TransformerConfig
+from sana_wm_core.model.clip import Clip
 
 ROPE_BASE = 10000.0
 _ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu, None: lambda x: x}
@@ -82,7 +83,7 @@ class MLP(nn.Module):
         self.fc1 = nn.Linear(channels, hidden)
         self.fc2 = nn.Linear(hidden, out)
 
-    def forward(self, x: Tensor, frames: int = 1, height: int = 1, width: int = 1) -> Tensor:
+    def forward(self, x: Tensor, clip: Clip | None = None) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
@@ -122,14 +123,14 @@ class GatedConvFFN(nn.Module):
         kernel = config.t_kernel_size
         self.t_conv = nn.Conv2d(c, c, (kernel, 1), padding=(kernel // 2, 0), bias=False)
 
-    def forward(self, x: Tensor, frames: int, height: int, width: int) -> Tensor:
+    def forward(self, x: Tensor, clip: Clip) -> Tensor:
         b, n, c = x.shape
-        images = x.reshape(b * frames, height, width, c)
-        per_image = height * width * self.depth_conv.conv.out_channels
+        images = x.reshape(b * clip.frames, clip.height, clip.width, c)
+        per_image = clip.height * clip.width * self.depth_conv.conv.out_channels
         step = images.shape[0] if torch.is_grad_enabled() else max(1, _FFN_BUDGET // per_image)
         parts = [self._within_frames(part) for part in images.split(step)]
         y = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return self._along_time(y.reshape(b, frames, height * width, c)).reshape(b, n, c)
+        return self._along_time(y.reshape(b, clip.frames, n // clip.frames, c), clip).reshape(b, n, c)
 
     def _within_frames(self, images: Tensor) -> Tensor:
         first, gate_act, last = (_ACTIVATIONS[name] for name in self.acts)
@@ -140,28 +141,38 @@ class GatedConvFFN(nn.Module):
         value, gate = inner.chunk(2, dim=-1)
         return last(F.linear(value * gate_act(gate), narrow.weight.flatten(1)))
 
-    def _along_time(self, y_btsc: Tensor) -> Tensor:
+    def _along_time(self, y_btsc: Tensor, clip: Clip) -> Tensor:
         weight = self.t_conv.weight[..., 0]  # (out, in, taps)
-        taps, t = weight.shape[-1], y_btsc.shape[1]
-        out = y_btsc + F.linear(y_btsc, weight[..., taps // 2])
-        for offset in range(1, min(taps // 2, t - 1) + 1):
-            before = F.linear(y_btsc[:, :-offset], weight[..., taps // 2 - offset])
-            after = F.linear(y_btsc[:, offset:], weight[..., taps // 2 + offset])
-            out = out + F.pad(before, (0, 0, 0, 0, offset, 0)) + F.pad(after, (0, 0, 0, 0, 0, offset))
-        return out
+        reach = weight.shape[-1] // 2
+        whole, before = clip.with_past_frames("feed_tail", y_btsc, reach)
+        t = whole.shape[1]
+        starts = clip.starts(y_btsc.device, before)
+        chunk = None if starts is None else starts.cumsum(0)
+        out = whole + F.linear(whole, weight[..., reach])
+        for offset in range(1, min(reach, t - 1) + 1):
+            earlier = F.linear(whole[:, :-offset], weight[..., reach - offset])
+            later = F.linear(whole[:, offset:], weight[..., reach + offset])
+            if chunk is not None:
+                later = later * (chunk[offset:] == chunk[:-offset]).to(later.dtype)[:, None, None]
+            out = out + F.pad(earlier, (0, 0, 0, 0, offset, 0)) + F.pad(later, (0, 0, 0, 0, 0, offset))
+        return out[:, before:]
 
 
-def rotary_table(frames: int, height: int, width: int, head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def rotary_table(
+    frames: int, height: int, width: int, head_width: int, device: torch.device, first_frame: int = 0
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the position angles, each (n, head_width / 2): time, row, column pairs in this order.
 
-    Angle of pair i of an axis with d channels: position * 10000^(-2 i / d). Reference: architecture 4.4.
+    Time counts from `first_frame`. Angle of pair i of an axis with d channels: position * 10000^(-2 i / d).
+    Reference: architecture 4.4.
     """
     d_space = 2 * (head_width // 6)
     shape = (frames, height, width)
     parts = []
     for axis, d_axis in enumerate((head_width - 2 * d_space, d_space, d_space)):
         rate = ROPE_BASE ** (-torch.arange(0, d_axis, 2, dtype=torch.float64, device=device) / d_axis)
-        angle = torch.arange(shape[axis], dtype=torch.float64, device=device)[:, None] * rate
+        first = first_frame if axis == 0 else 0
+        angle = (first + torch.arange(shape[axis], dtype=torch.float64, device=device))[:, None] * rate
         view = [1, 1, 1, -1]
         view[axis] = shape[axis]
         parts.append(angle.view(view).expand(*shape, -1))

@@ -7,46 +7,17 @@ Reference: architecture 4 to 6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from gdn_kernels import frame_gdn, short_conv
+from gdn_kernels import frame_gdn
 from torch import Tensor, nn
 
 from sana_wm_core.config import TransformerConfig
-from sana_wm_core.model.camera import Rays, gdn_camera, softmax_camera
+from sana_wm_core.model.camera import gdn_camera, softmax_camera
+from sana_wm_core.model.clip import Clip
 from sana_wm_core.model.layers import RMSNorm, rotate
-
-
-@dataclass(frozen=True)
-class Clip:
-    """What every block needs to know about the clip: its token grid, positions, rays and masks."""
-
-    frames: int
-    height: int
-    width: int
-    rope: tuple[Tensor, Tensor] | None = None
-    rays: Rays | None = None
-    frame_mask_bt: Tensor | None = None
-    chunk_starts: Tensor | None = None
-
-    @property
-    def token_mask_bn(self) -> Tensor | None:
-        """1 for tokens of valid latent frames, 0 for padding."""
-        if self.frame_mask_bt is None:
-            return None
-        return self.frame_mask_bt.repeat_interleave(self.height * self.width, dim=1)
-
-    def mask_tokens(self, x: Tensor) -> Tensor:
-        """Zero the tokens (b, n, ...) of invalid latent frames."""
-        mask = self.token_mask_bn
-        return x if mask is None else x * mask.to(x.dtype).view(*mask.shape, *[1] * (x.ndim - 2))
-
-    def key_scale(self, head_width: int) -> float:
-        """Factor on GDN keys that keeps the recurrence a contraction."""
-        return (head_width * self.height * self.width) ** -0.5
 
 
 class Gates(NamedTuple):
@@ -105,6 +76,7 @@ class FrameGDN(Mixer):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
         self.cam_rms_downscale = config.cam_rms_downscale_gdn
+        self.cam_conv_carried = config.cam_conv_context == "carried"
         for name in ("conv_q", "conv_k", "conv_v", "conv_q_cam", "conv_k_cam", "conv_v_cam"):
             wanted = config.conv_kernel_size > 0 and (name[5] == "k" or not config.k_conv_only)
             setattr(self, name, ShortConv(config.hidden_size, config.conv_kernel_size) if wanted else None)
@@ -113,16 +85,14 @@ class FrameGDN(Mixer):
         gates = self._gates(u_bnc, clip)
         q, k, v = self.qkv(clip.mask_tokens(u_bnc)).chunk(3, dim=-1)
         if self.conv_k is not None:
-            k = short_conv(k, self.conv_k.weight, clip.frames)
+            k = clip.filter("key_tail", k, self.conv_k.weight)
         if self.conv_q is not None and self.conv_v is not None:
-            q = short_conv(q, self.conv_q.weight, clip.frames)
-            v = short_conv(v, self.conv_v.weight, clip.frames)
+            q = clip.filter("query_tail", q, self.conv_q.weight)
+            v = clip.filter("value_tail", v, self.conv_v.weight)
         q = F.relu(self.q_norm(q))
         k = F.relu(self.k_norm(k)) * clip.key_scale(self.head_width)
         q, k, v = (self.split_heads(clip.mask_tokens(part)) for part in (q, k, v))
-        out = frame_gdn(
-            q, k, v, gates.beta_bhts, gates.log_gamma_bht, rope=clip.rope, eps=1e-8, chunk_starts=clip.chunk_starts
-        )
+        out = clip.recur("state", frame_gdn, q, k, v, gates.beta_bhts, gates.log_gamma_bht, rope=clip.rope, eps=1e-8)
         out = clip.mask_tokens(out.to(u_bnc.dtype)).flatten(2)
         if clip.rays is not None:
             out = out + self.out_proj_cam(gdn_camera(self, u_bnc, gates, clip, clip.rays))
@@ -141,19 +111,22 @@ class FrameGDN(Mixer):
 
 
 class SoftmaxAttention(Mixer):
-    """Full attention over all tokens of the clip. Reference: architecture 6."""
+    """Full attention over all tokens of the clip, or of the chunks so far. Reference: architecture 6."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
         self.cam_rms_downscale = config.cam_rms_downscale_softmax
         self.round_to_bfloat16 = config.softmax_dtype == "bfloat16"
-        padded = config.cam_softmax_scale == "padded"
-        self.cam_scale = (_padded_width(self.head_width) if padded else self.head_width) ** -0.5
+        padded, width = _padded_width(self.head_width) ** -0.5, self.head_width**-0.5
+        self.cam_scale = padded if config.cam_softmax_scale == "padded" else width
+        self.whole_scale = width
+        self.chunk_scale = padded if config.chunk_softmax_scale == "padded" else width
 
     def mix(self, u_bnc: Tensor, clip: Clip) -> Tensor:
         q, k, v = self.qkv(clip.mask_tokens(u_bnc)).chunk(3, dim=-1)
         q, k, v = (clip.mask_tokens(self.split_heads(part)) for part in (self.q_norm(q), self.k_norm(k), v))
-        out = self.attend(rotate(q, clip.rope), rotate(k, clip.rope), v, scale=self.head_width**-0.5)
+        scale = self.chunk_scale if clip.causal else self.whole_scale
+        out = self.attend(rotate(q, clip.rope), rotate(k, clip.rope), v, clip, "", scale)
         out = clip.mask_tokens(out).flatten(2)
         if clip.rays is not None:
             out = out + self.out_proj_cam(softmax_camera(self, u_bnc, clip, clip.rays))
@@ -163,12 +136,39 @@ class SoftmaxAttention(Mixer):
         """Type in which logits are formed."""
         return torch.bfloat16 if self.round_to_bfloat16 and x.dtype == torch.float32 else x.dtype
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
-        """Softmax attention of (b, n, h, d) tensors, returned in the type they came in."""
-        dtype = self.attention_dtype(q)
-        q_bhnd, k_bhnd, v_bhnd = (x.to(dtype).transpose(1, 2) for x in (q, k, v))
-        bias = None if bias is None else bias.to(dtype)
-        out = F.scaled_dot_product_attention(q_bhnd, k_bhnd, v_bhnd, attn_mask=bias, scale=scale)
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, clip: Clip, name: str, scale: float, bias: Tensor | None = None
+    ) -> Tensor:
+        """Softmax attention of (b, n, h, d) tensors, returned in the type they came in.
+
+        Keys and values are remembered as `name` + "key" and "value"; remembered ones are seen by every query, those of
+        the clip by the queries of their own chunk and of later ones.
+        """
+        dtype, before = self.attention_dtype(q), 0
+        k, v = k.to(dtype), v.to(dtype)
+        past_k, past_v = clip.recall(name + "key"), clip.recall(name + "value")
+        clip.remember(name + "key", k)
+        clip.remember(name + "value", v)
+        if past_k is not None and past_v is not None:
+            before = past_k.shape[1]
+            k, v = torch.cat([past_k.to(dtype), k], dim=1), torch.cat([past_v.to(dtype), v], dim=1)
+        q_bhnd, k_bhnd, v_bhnd = q.to(dtype).transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        bias = None if bias is None else F.pad(bias.to(dtype), (before, 0))
+        s = q.shape[1] // clip.frames
+        parts = []
+        for first, end in clip.bounds:
+            seen = slice(0, before + end * s)
+            part_bias = None if bias is None else bias[..., seen]
+            parts.append(
+                F.scaled_dot_product_attention(
+                    q_bhnd[:, :, first * s : end * s],
+                    k_bhnd[:, :, seen],
+                    v_bhnd[:, :, seen],
+                    attn_mask=part_bias,
+                    scale=scale,
+                )
+            )
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
         return out.transpose(1, 2).to(q.dtype)
 
 
