@@ -51,9 +51,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float = 16, crf: int 
         raise ValueError(f"the video must be uint8 (frames, height, width, 3); got {frames.dtype} {frames.shape}")
     if not 0 < fps <= 1000:
         raise ValueError(f"the frame rate must be above 0 and at most 1000, such as 16; got {fps}")
-    odd_y, odd_x = frames.shape[1] % 2, frames.shape[2] % 2
-    if odd_y or odd_x:
-        frames = np.pad(frames, ((0, 0), (0, odd_y), (0, odd_x), (0, 0)), mode="edge")
+    frames = _even(frames)
     rate = _rate(fps)
     with written_whole(path) as temporary:
         with av.open(
@@ -70,6 +68,80 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float = 16, crf: int 
             mp4.mux(stream.encode(None))
         if temporary.stat().st_size == 0:
             raise OSError(f"{path}: the encoder wrote no data; is the disk full?")
+
+
+class GrowingVideo:
+    """An MP4 that plays while it is being written: append frames, close at the end (or let `with` do it).
+
+    The file is cut into fragments of half a second, each complete in itself. Whatever stops the writing, a full disk
+    or Ctrl-C, the fragments on the disk stay playable. That is why it is written under its final name.
+
+    Args:
+        path: File to write; its folder must exist.
+        fps: Frames per second.
+        crf: Quality, 0 (lossless) to 51.
+        preset: x264 preset; faster ones make larger files.
+    """
+
+    def __init__(self, path: str | Path, fps: float = 16, crf: int = 18, preset: str = "medium") -> None:
+        if not 0 < fps <= 1000:
+            raise ValueError(f"the frame rate must be above 0 and at most 1000, such as 16; got {fps}")
+        self.path, self.frames = Path(path), 0
+        self._fps, self._crf, self._preset = fps, crf, preset
+        flags = "frag_keyframe+empty_moov+default_base_moof"
+        options = {"movflags": flags, "frag_duration": "500000", "flush_packets": "1", "fflags": "+bitexact"}
+        self._file = av.open(str(path), "w", format="mp4", options=options)
+        self._stream: av.VideoStream | None = None
+
+    def __enter__(self) -> GrowingVideo:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            self.close()
+        except OSError:
+            # What went wrong first is what the user should read.
+            if kind is None:
+                raise
+
+    def append(self, frames: np.ndarray) -> None:
+        """Write frames (f, H, W, 3) uint8; all calls must bring the same size.
+
+        Raises:
+            ValueError: Another shape or size.
+            OSError: The disk is full; the fragments before stay playable.
+        """
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+            raise ValueError(f"the video must be uint8 (frames, height, width, 3); got {frames.dtype} {frames.shape}")
+        frames = _even(frames)
+        if self._stream is None:
+            self._stream = self._open_stream(*frames.shape[1:3])
+        if (self._stream.height, self._stream.width) != frames.shape[1:3]:
+            size = f"{self._stream.height}x{self._stream.width}"
+            raise ValueError(f"the video is {size}; frames of {frames.shape[1]}x{frames.shape[2]} do not fit it")
+        for pixels in frames:
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            self._file.mux(self._stream.encode(image))
+            self.frames += 1
+
+    def close(self) -> None:
+        """Write what the encoder still holds and finish the file; calling it again does nothing."""
+        stream, self._stream = self._stream, None
+        try:
+            if stream is not None:
+                self._file.mux(stream.encode(None))
+        finally:
+            self._file.close()
+
+    def _open_stream(self, height: int, width: int) -> av.VideoStream:
+        # zerolatency: a frame leaves the encoder as soon as it enters
+        options = {"crf": str(self._crf), "preset": self._preset, "tune": "zerolatency", "threads": "1"}
+        stream = self._file.add_stream("libx264", rate=_rate(self._fps), options=options)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.codec_context.colorspace = 6
+        stream.codec_context.color_range = 1
+        stream.codec_context.gop_size = max(1, round(self._fps))
+        return stream
 
 
 def read_video(path: str | Path) -> np.ndarray:
@@ -105,6 +177,14 @@ def write_contact_sheet(path: str | Path, frames: np.ndarray, fps: float = 16, c
         draw.text((x + 2, y + cell_h + 2), f"frame {index}   {index / fps:.2f} s", fill=(190, 196, 206))
     with written_whole(path) as temporary:
         sheet.save(temporary, format="PNG")
+
+
+def _even(frames: np.ndarray) -> np.ndarray:
+    """Frames with an odd last row or column doubled: H.264 wants even sizes."""
+    odd_y, odd_x = frames.shape[1] % 2, frames.shape[2] % 2
+    if not (odd_y or odd_x):
+        return frames
+    return np.pad(frames, ((0, 0), (0, odd_y), (0, odd_x), (0, 0)), mode="edge")
 
 
 def _rate(fps: float) -> Fraction:

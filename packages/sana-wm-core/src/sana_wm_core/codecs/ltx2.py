@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from sana_wm_core.codecs.chunked import CodecState
+from sana_wm_core.codecs.ltx2_causal import decode_causal_chunk
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLLTX2Video
 
@@ -64,6 +67,27 @@ class LTX2Codec(nn.Module):
         latents = latents.to(self._device, self.dtype)
         mean, std = self._statistics(latents)
         return self.vae.decode(latents / self._scale * std + mean, return_dict=False)[0]
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a latent frame's pixels depend on no later latent frame."""
+        return bool(self.vae.config["decoder_causal"])
+
+    @torch.no_grad()
+    def decode_chunk(self, latents: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
+        """Decode the next chunk of normalised latents; see codecs.chunked.
+
+        Raises:
+            ValueError: The decoder looks ahead in time.
+        """
+        if not self.is_causal:
+            raise ValueError(
+                "this VAE's decoder looks ahead, so it cannot decode while frames are made; "
+                "use the causal one (ltx2_causal_vae of SANA-WM_streaming)"
+            )
+        latents = latents.to(self._device, self.dtype)
+        mean, std = self._statistics(latents)
+        return decode_causal_chunk(self.vae.decoder, latents / self._scale * std + mean, state)
 
     @property
     def _device(self) -> torch.device:

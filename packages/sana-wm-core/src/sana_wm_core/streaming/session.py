@@ -1,0 +1,239 @@
+"""A world that goes on: feed it keys or poses, and it answers with frames, one chunk at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from camera_control.dialects import CONTROLS
+from camera_control.geometry import crop_intrinsics, intrinsics_from_fov, intrinsics_to_vec4
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from torch import Tensor
+
+from sana_wm_core.codecs.chunked import chunk_decoder
+from sana_wm_core.images import fit
+from sana_wm_core.model.memory import Window
+from sana_wm_core.pipeline import WorldPipeline, to_pixels
+from sana_wm_core.sampling.sampler import Conditions
+from sana_wm_core.sampling.student import ChunkSampler
+from sana_wm_core.streaming.camera import CameraTrack, chunk_camera
+from sana_wm_core.streaming.state import Settings, WorldState, fingerprint
+from sana_wm_core.text import encode_negative
+
+Refine = Callable[[Tensor, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
+
+
+class Piece(NamedTuple):
+    """What a chunk brings.
+
+    Attributes:
+        video: (f, H, W, 3) uint8.
+        latents: (1, c, n, y, x), refined where there is a refiner.
+        c2w: (f, 4, 4) float32 poses of the frames, relative to the session's first.
+    """
+
+    video: np.ndarray
+    latents: Tensor
+    c2w: np.ndarray
+
+
+class Session:
+    """One line through a world. `state` is the moment it is at; take it to branch, to save, or to come back.
+
+    Args:
+        pipeline: The model's parts.
+        state: The moment to go on from; see `start` for a new world.
+        refine: Second stage: takes a chunk of latents and its own state, returns both anew.
+
+    Raises:
+        ValueError: A state of another model.
+    """
+
+    def __init__(self, pipeline: WorldPipeline, state: WorldState, refine: Refine | None = None) -> None:
+        own = fingerprint(pipeline.transformer)
+        if state.settings.model != own:
+            raise ValueError(
+                f"the world state belongs to another model ({state.settings.model}, this one is {own}); "
+                "load it with the model that made it"
+            )
+        self.pipeline, self.state, self.refine = pipeline, state, refine
+        settings = state.settings
+        window = Window(settings.window, settings.sink)
+        self._sampler = ChunkSampler(settings.steps, settings.guidance, settings.chunk, window)
+        self._decode = chunk_decoder(pipeline.codec)
+        self._read_text()
+
+    @classmethod
+    @torch.no_grad()
+    def start(
+        cls,
+        pipeline: WorldPipeline,
+        image: Image.Image,
+        prompt: str,
+        *,
+        sampler: ChunkSampler | None = None,
+        intrinsics: ArrayLike | None = None,
+        fov_deg: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        negative_prompt: str = "",
+        seed: int = 42,
+        translation_speed: float | None = None,
+        rotation_speed_deg: float | None = None,
+        dialect: str = "sana-v1",
+        refine: Refine | None = None,
+    ) -> Session:
+        """Begin a world from a picture. None means the model's own default.
+
+        Args:
+            pipeline: The model's parts.
+            image: First frame, any size.
+            prompt: Caption of the scene.
+            sampler: Steps, guidance, chunk size and window.
+            intrinsics: (4,) or (3, 3) in pixels of the picture as given.
+            fov_deg: Horizontal field of view, used when intrinsics are not given.
+            height: Pixels of the video.
+            width: Pixels of the video.
+            negative_prompt: What to stay away from, with guidance.
+            seed: Seed of the noise.
+            translation_speed: Metres per held frame.
+            rotation_speed_deg: Degrees per held frame.
+            dialect: What keys mean.
+            refine: Second stage.
+
+        Raises:
+            ValueError: Input that cannot be used.
+        """
+        own, codec, sampler = pipeline.defaults, pipeline.codec, sampler or ChunkSampler()
+        size = (height or own.height, width or own.width)
+        if min(size) < codec.spatial_stride or size[0] % codec.spatial_stride or size[1] % codec.spatial_stride:
+            raise ValueError(f"height and width must be multiples of {codec.spatial_stride}; got {size[0]}x{size[1]}")
+        first = fit(image, *size)
+        if intrinsics is None:
+            fov_deg = own.fov_deg if fov_deg is None else fov_deg
+            if fov_deg is None:
+                raise ValueError("this model needs the camera's lens: give --intrinsics FILE.npy or --fov DEGREES (70)")
+            intrinsics = intrinsics_from_fov(fov_deg, first.source_size)
+        lens = crop_intrinsics(intrinsics_to_vec4(np.asarray(intrinsics), 1), first.source_size, size)[0]
+        settings = Settings(
+            fingerprint(pipeline.transformer),
+            prompt,
+            negative_prompt,
+            size,
+            own.fps,
+            (float(lens[0]), float(lens[1]), float(lens[2]), float(lens[3])),
+            sampler.steps,
+            sampler.guidance,
+            sampler.size,
+            sampler.window.chunks,
+            sampler.window.sink,
+            seed,
+        )
+        track = CameraTrack(
+            own.translation_speed if translation_speed is None else translation_speed,
+            own.rotation_speed_deg if rotation_speed_deg is None else rotation_speed_deg,
+            dialect,
+        )
+        text = _encode(pipeline, prompt, negative_prompt, sampler.guidance > 1)
+        with pipeline._working_codec() as working:
+            picture = working.encode_image(first.tensor().to(pipeline.device, working.dtype))
+        picture = picture.to(pipeline.device, pipeline.dtype)
+        return cls(pipeline, WorldState(settings, text, track, picture), refine)
+
+    @property
+    def chunk_frames(self) -> int:
+        """Raw frames the next chunk takes controls for."""
+        return self.state.settings.chunk * self.pipeline.codec.temporal_stride
+
+    def branch(self, seed: int | None = None) -> Session:
+        """Another line from this moment, sharing nothing that either writes; another seed gives another future."""
+        state = self.state if seed is None else self.state.with_seed(seed)
+        return Session(self.pipeline, state, self.refine)
+
+    def say(self, prompt: str) -> None:
+        """Change the caption from the next chunk on."""
+        settings = replace(self.state.settings, prompt=prompt)
+        text = _encode(self.pipeline, prompt, settings.negative_prompt, settings.guidance > 1)
+        self.state = replace(self.state, settings=settings, text=text)
+        self._read_text()
+
+    def play(self, action: str) -> Iterator[Piece]:
+        """Hold keys, such as "w-48,jw-24", and yield chunks as they are made; the last is filled up with no key."""
+        rows = self.state.track.parse(action)
+        for first in range(0, len(rows), self.chunk_frames):
+            yield self.advance(rows[first : first + self.chunk_frames])
+
+    def travel(self, c2w: ArrayLike) -> Iterator[Piece]:
+        """Follow poses (f + 1, 4, 4), the first of which stands for where the camera is now; f fills whole chunks.
+
+        Raises:
+            ValueError: Another shape, or a length that does not fill whole chunks.
+        """
+        poses, step = np.asarray(c2w, dtype=np.float64), self.chunk_frames
+        if poses.ndim != 3 or poses.shape[1:] != (4, 4) or len(poses) < 2 or (len(poses) - 1) % step:
+            raise ValueError(f"poses have shape {poses.shape}; give (1 + {step} k, 4, 4), such as {(step + 1, 4, 4)}")
+        for first in range(0, len(poses) - 1, step):
+            yield self._make(*self.state.track.follow(poses[first : first + step + 1]))
+
+    def advance(self, held: NDArray[np.bool_] | None = None) -> Piece:
+        """Make one chunk while controls (f, 8) are held, f at most `chunk_frames`; missing frames hold nothing."""
+        rows = np.zeros((self.chunk_frames, len(CONTROLS)), dtype=bool)
+        if held is not None:
+            if len(held) > len(rows):
+                raise ValueError(f"a chunk takes at most {len(rows)} frames of controls; got {len(held)}")
+            rows[: len(held)] = held
+        return self._make(*self.state.track.hold(rows))
+
+    @torch.no_grad()
+    def _make(self, track: CameraTrack, poses: NDArray[np.float32]) -> Piece:
+        state, pipeline = self.state, self.pipeline
+        settings, codec = state.settings, pipeline.codec
+        first = state.memory is None
+        if first:
+            poses = np.concatenate([np.eye(4, dtype=np.float32)[None], poses])
+        latent_size = (settings.size[0] // codec.spatial_stride, settings.size[1] // codec.spatial_stride)
+        lens = np.array(settings.lens)
+        camera = chunk_camera(poses, lens, settings.size, latent_size, codec.temporal_stride, first)
+        camera = {name: tensor.to(pipeline.device, pipeline.dtype) for name, tensor in camera.items()}
+        frames = settings.chunk + first
+        shape = (1, codec.latent_channels, frames, *latent_size)
+        generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + state.chunks) % 2**63)
+        noise = torch.randn(shape, generator=generator, dtype=pipeline.dtype).to(pipeline.device)
+        picture = state.first_latent if first else None
+        latents, memory = self._sampler.chunk(pipeline.transformer, noise, self._text, camera, state.memory, picture)
+        refiner = state.refiner
+        finished = latents
+        if self.refine is not None:
+            finished, refiner = self.refine(latents, refiner)
+        with pipeline._working_codec():
+            video, decoder = self._decode(finished, state.decoder)
+        self.state = replace(
+            state,
+            track=track,
+            memory=memory,
+            latents=latents,
+            decoder=decoder,
+            refiner=refiner,
+            frames=state.frames + len(poses),
+        )
+        return Piece(to_pixels(video[0]), finished, poses)
+
+    @torch.no_grad()
+    def _read_text(self) -> None:
+        ready = {
+            name: tensor.to(self.pipeline.device, self.pipeline.dtype if tensor.is_floating_point() else None)
+            for name, tensor in self.state.text.items()
+        }
+        self._text = self._sampler.read(self.pipeline.transformer, Conditions(**ready))
+
+
+def _encode(pipeline: WorldPipeline, prompt: str, negative_prompt: str, guided: bool) -> dict[str, Tensor]:
+    states, mask = pipeline.text_encoder.encode([prompt])
+    text = {"text": states, "text_mask": mask}
+    if guided:
+        text["negative_text"], text["negative_mask"] = encode_negative(pipeline.text_encoder, negative_prompt)
+    return text
