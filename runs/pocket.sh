@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=${1:-out/pocket-run}
-clips=${CLIPS:-800}
+clips=${CLIPS:-480}
 go() { uv run sana-wm "$@"; }
 resume() { [ -f "$1" ] && echo --resume || true; }
 
@@ -13,7 +13,10 @@ go data synth --out "$root/clips" --clips "$clips" --held-out 16 --workers 2
 # shellcheck disable=SC2046
 go train codec --data "$root/clips" --out "$root/codec" $(resume "$root/codec/codec_last.safetensors")
 go data encode "$root/clips" --codec "$root/codec"
+# Pieces of 33 frames first: nearly twice as many clips a second. Whole clips at the end, with a falling rate.
 # shellcheck disable=SC2046
 go train world --data "$root/clips" --out "$root/world" $(resume "$root/world/last.safetensors")
+go train world --data "$root/clips" --out "$root/world" --resume \
+    --set train.iterations=1900 --set train.cooldown=0.29 --set train.window=0 --set train.batch=14
 go train export --codec "$root/codec" --world "$root/world" --out "$root/weights"
 go bench pocket --model "$root/weights"

@@ -22,13 +22,13 @@ from sana_wm_core.model import SanaWMTransformer
 from torch import Tensor, nn
 
 POCKET = {
-    "in_channels": 48,
+    "in_channels": 192,
     "num_layers": 6,
     "hidden_size": 192,
     "num_attention_heads": 6,
     "linear_head_dim": 32,
     "caption_channels": 64,
-    "softmax_every_n": 3,
+    "softmax_every_n": 2,
     "chunk_plucker_post_attn_blocks": 6,
 }
 # Config and latent grid (t, y, x).

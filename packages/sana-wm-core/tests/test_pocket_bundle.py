@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sana_wm_core.pocket import DEMO, WEIGHTS, load_pocket, save_pocket
+from sana_wm_core.training.codec import to_video
 from sana_wm_core.training.data import LatentClips
 from sana_wm_core.training.encode import encode_clips, mirror
 from sana_wm_core.training.frames import frame_store
@@ -85,11 +86,26 @@ def test_encoded_clips_have_four_views_each_and_are_read_back(pocket, clips: Pat
     assert len(train) == 4 and len(val) == 1
     assert train.latents.shape == (4, pocket.codec.latent_channels, 3, 2, 3)
     by_name = {row["id"]: i for i, row in enumerate(train.rows)}
-    plain, mirrored, backwards = (train.camera[by_name[f"clip0{s}"]] for s in ("", ".m", ".r"))
+    plain, mirrored, backwards = train.batch([by_name[f"clip0{s}"] for s in ("", ".m", ".r")]).camera
     torch.testing.assert_close(plain[:, 3], torch.tensor([0.0, 0.8, 1.6]))
     torch.testing.assert_close(mirrored[:, 3], -plain[:, 3])
     torch.testing.assert_close(backwards[:, 3], torch.tensor([0.0, -0.8, -1.6]))
     assert (clips / "latents.jsonl").read_text().count("\n") == 5
+
+
+def test_a_window_is_the_clip_that_starts_there(pocket, clips: Path) -> None:
+    encode_clips(clips, pocket.codec, augment=False)
+    train = LatentClips(clips)
+    cut = train.batch([0], starts=[1], window=2)
+    with np.load(clips / "clip0.npz") as arrays:
+        frames = arrays["rgb"]
+    with torch.no_grad():
+        alone = pocket.codec.encode(to_video(frames[None, 8:17]))
+    torch.testing.assert_close(cut.latents, alone, rtol=2e-3, atol=2e-3)  # stored in float16
+    torch.testing.assert_close(cut.camera[0, 0, :16].view(4, 4), torch.eye(4))
+    assert cut.plucker.shape == (1, 48, 2, 2, 3)
+    with pytest.raises(ValueError, match="window of 3 from latent frame 1"):
+        train.batch([0], starts=[1], window=3)
 
 
 def test_mirror_is_its_own_inverse() -> None:

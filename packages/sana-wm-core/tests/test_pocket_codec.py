@@ -3,21 +3,27 @@
 import numpy as np
 import pytest
 import torch
-from sana_wm_core.pocket.codec import PocketCodec, PocketCodecConfig
+from sana_wm_core.pocket.codec import PocketCodec, PocketCodecConfig, from_blocks, to_blocks
 from sana_wm_core.pocket.text import PocketTextEncoder
-from sana_wm_core.training.codec import CodecTrainConfig, CodecTrainer, psnr, to_video
+from sana_wm_core.training.codec import CodecTrainConfig, CodecTrainer, local_detail, psnr, scramble, to_video
 
-SMALL = PocketCodecConfig(
-    latent_channels=8, width=16, encoder_width=8, decoder_width=8, fine_width=8, trunk_blocks=1, frame_blocks=1
-)
+SMALL = PocketCodecConfig(latent_channels=8, width=16, coarse_width=8, fine_width=8, trunk_blocks=1, frame_blocks=1)
 
 
 def _random(config: PocketCodecConfig = SMALL) -> PocketCodec:
     torch.manual_seed(0)
     codec = PocketCodec(config).eval()
-    for parameter in codec.parameters():  # zero-initialised parts must not hide mistakes
-        torch.nn.init.normal_(parameter, std=0.1)
+    for tensor in (*codec.parameters(), codec.first_basis, codec.later_basis):
+        torch.nn.init.normal_(tensor, std=0.1)  # zero-initialised parts must not hide mistakes
     return codec
+
+
+def test_blocks_round_trip() -> None:
+    video = torch.randn(2, 3, 16, 32, 48)
+    cells = to_blocks(video)
+    assert cells.shape == (2, 2, 2, 3, 8 * 16 * 16 * 3)
+    assert torch.equal(from_blocks(cells, 8), video)
+    assert torch.equal(from_blocks(to_blocks(video[:, :, :1]), 1), video[:, :, :1])
 
 
 @pytest.mark.parametrize("k", [0, 1, 3])
@@ -48,22 +54,39 @@ def test_wrong_sizes_are_refused(shape: tuple[int, ...], word: str) -> None:
         _random().encode(torch.zeros(shape))
 
 
-def test_fit_lowers_the_error_normalises_latents_and_resumes(tmp_path) -> None:
+def _moving_clips() -> np.ndarray:
     y, x = np.mgrid[0:32, 0:32]
-    frames = [
-        [np.stack([(x * 8 + 3 * f) % 256, (y * 8 + c * 40) % 256, x * 0 + 90], -1) for f in range(17)] for c in range(3)
-    ]
-    clips = np.array(frames).astype(np.uint8)
-    config = CodecTrainConfig(iterations=40, batch=2, frames=9, learning_rate=3e-3, save_every=20)
+    f, c = np.arange(17)[:, None, None], np.arange(3)[:, None, None, None]
+    red, green = (x * 8 + 3 * f) % 256, (y * 8 + c * 40) % 256
+    return np.stack(np.broadcast_arrays(red[None], green, 90), -1).astype(np.uint8)
+
+
+def test_components_reconstruct_what_they_span(tmp_path) -> None:
+    clips = np.random.default_rng(0).integers(0, 256, (1, 17, 32, 32, 3)).astype(np.uint8)
+    # 8 distinct later blocks and 12 distinct still ones: 16 components hold all of them.
+    config = SMALL.model_copy(update={"latent_channels": 16})
+    trainer = CodecTrainer(CodecTrainConfig(frames=9, blocks=400), config, clips, tmp_path)
+    trainer.fit_components()
+    codec, video = trainer.codec, to_video(clips)
+    views = (video, video.flip(2), video.flip(-1), video.flip(2, -1))
+    errors = [float((codec.linear_decode(codec.encode(view)) - view).square().mean()) for view in views]
+    assert min(errors) < 1e-6, errors  # the fit looks at each clip in one of the four
+    gram = codec.later_basis.mT @ codec.later_basis
+    kept = gram.diagonal() > 0.5
+    torch.testing.assert_close(gram[kept][:, kept], torch.eye(int(kept.sum())), rtol=0, atol=1e-4)
+
+
+def test_fit_lowers_the_error_and_resumes(tmp_path) -> None:
+    clips = _moving_clips()
+    config = CodecTrainConfig(iterations=60, batch=2, frames=9, learning_rate=3e-3, save_every=20, blocks=400)
     lines: list[dict[str, float]] = []
-    trainer = CodecTrainer(config, SMALL, clips, tmp_path)
+    trainer = CodecTrainer(config, SMALL.model_copy(update={"latent_channels": 2}), clips, tmp_path)
     trainer.run(lines.append)
-    assert lines[-1]["psnr"] > lines[0]["psnr"] > 0
-    latents = trainer.codec.encode(to_video(clips))
-    torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(8), rtol=0.05, atol=0.05)
-    again = CodecTrainer(config, SMALL, clips, tmp_path)
+    assert lines[-1]["psnr"] > lines[-1]["linear"] + 0.2
+    assert trainer.codec.encode(to_video(clips)).var() < 4
+    again = CodecTrainer(config, trainer.codec.config, clips, tmp_path)
     again.resume()
-    assert again.iteration == 40
+    assert again.iteration == 60
     assert all(torch.equal(v, again.codec.state_dict()[k]) for k, v in trainer.codec.state_dict().items())
 
 
@@ -79,3 +102,24 @@ def test_words_share_rows_by_spelling_and_empty_captions_still_have_a_token() ->
     assert mask.sum(1).tolist() == [7, 1]
     embeds, _ = encoder.encode(["x"] * 3)
     assert embeds.shape == (3, 1, 40, 64)
+
+
+def test_scramble_keeps_the_spread_the_coarse_channels_and_the_first_frame() -> None:
+    g = torch.Generator().manual_seed(0)
+    spread = torch.tensor([4.0, 2.0, 1.0, 0.5, 0.2])
+    latents = torch.randn(1, 5, 6, 40, 40, generator=g) * spread.view(1, 5, 1, 1, 1)
+    noise = torch.randn(latents.shape, generator=g)
+    mixed = scramble(latents, noise, spread, torch.tensor([0.25]), torch.tensor([1.0]))
+    torch.testing.assert_close(mixed.std(dim=(0, 2, 3, 4)), spread, rtol=0.05, atol=0)
+    assert torch.equal(mixed[:, :, 0], latents[:, :, 0])
+    assert torch.equal(mixed[:, :2], latents[:, :2])
+    assert abs(float((mixed[:, 4, 1:] * latents[:, 4, 1:]).mean())) < 1e-3  # nothing of the finest is left
+    assert torch.equal(scramble(latents, noise, spread, torch.tensor([0.0]), torch.tensor([0.0])), latents)
+
+
+def test_detail_is_strength_not_place() -> None:
+    stripes = torch.zeros(1, 3, 1, 34, 34)
+    stripes[..., ::2] = 1.0
+    shifted = 1.0 - stripes
+    torch.testing.assert_close(local_detail(stripes), local_detail(shifted))
+    assert local_detail(stripes).min() > 10 * local_detail(torch.full_like(stripes, 0.5)).max()

@@ -77,6 +77,24 @@ def test_camera_tensors_match_the_latent_grid(clips: Path) -> None:
     torch.testing.assert_close(batch.camera[0, 0, :16].view(4, 4), torch.eye(4))
 
 
+def test_clips_without_stills_are_cut_at_their_beginning_only(clips: Path) -> None:
+    data = LatentClips(clips)
+    assert data.batch([0], window=2).latents.shape == (1, 4, 2, 2, 3)
+    with pytest.raises(ValueError, match="whole clips and their beginnings"):
+        data.batch([0], starts=[1], window=2)
+
+
+def test_wiener_run_learns_and_resumes_with_its_spread(clips: Path, tmp_path: Path) -> None:
+    trainer = _trainer(clips, tmp_path / "w", prediction="wiener", window=2, iterations=30)
+    lines: list[dict[str, float]] = []
+    trainer.run(lines.append)
+    assert lines[-1]["held_out"] < lines[2]["held_out"]
+    again = _trainer(clips, tmp_path / "w", prediction="wiener", window=2, iterations=30)
+    again.resume()
+    assert torch.equal(again.spread, trainer.spread)
+    assert again.held_out_loss() == trainer.held_out_loss()
+
+
 def test_draws_cover_every_clip_once_an_epoch(clips: Path) -> None:
     data = LatentClips(clips)
     seen = sorted(i for it in range(4) for i in data.draw(5, it, 2))

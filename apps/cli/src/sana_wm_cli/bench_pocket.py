@@ -65,7 +65,7 @@ def generate(world: Pocket, pair: Pair, c2w: np.ndarray, steps: int | None, seed
     shape = (1, world.codec.latent_channels, latent_frames, *grid)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     sampler = Sampler(steps or preset.steps, preset.cfg_scale, preset.flow_shift)
-    latents = sampler(world.transformer, world.codec.encode_image(picture[:, :, 0]), noise, conditions)
+    latents = sampler(world.velocity, world.codec.encode_image(picture[:, :, 0]), noise, conditions)
     return _frames(world.codec.decode(latents))
 
 

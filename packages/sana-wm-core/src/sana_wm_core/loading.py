@@ -80,7 +80,8 @@ def _folder_of(model: str) -> Path:
 def _load_pocket(folder: Path | None) -> WorldPipeline:
     from sana_wm_core.pocket import WEIGHTS, load_pocket
 
-    transformer, codec, text_encoder, preset = load_pocket(folder)
+    pocket = load_pocket(folder)
+    preset = pocket.preset
     defaults = Defaults(
         height=preset.height,
         width=preset.width,
@@ -93,7 +94,9 @@ def _load_pocket(folder: Path | None) -> WorldPipeline:
         translation_speed=preset.translation_speed,
         rotation_speed_deg=preset.rotation_speed_deg,
     )
-    return WorldPipeline(transformer, codec, text_encoder, defaults, sources={"weights": folder or WEIGHTS})
+    return WorldPipeline(
+        pocket.velocity, pocket.codec, pocket.text_encoder, defaults, sources={"weights": folder or WEIGHTS}
+    )
 
 
 def _load_published(folder: Path, weights: str | Path | None, dtype: torch.dtype) -> WorldPipeline:

@@ -20,6 +20,7 @@ from torch import nn
 from sana_wm_core.model import SanaWMTransformer
 from sana_wm_core.pocket.codec import PocketCodec, PocketCodecConfig
 from sana_wm_core.pocket.text import PocketTextConfig, PocketTextEncoder
+from sana_wm_core.sampling.denoiser import WienerVelocity
 
 WEIGHTS = Path(__file__).parent / "weights"
 DEMO = Path(__file__).parent / "demo"
@@ -37,6 +38,10 @@ class PocketPreset(BaseModel):
     steps: int = Field(12, description="Sampler steps.")
     cfg_scale: float = Field(1.0, description="Guidance scale; 1 = off.")
     flow_shift: float = Field(2.0, description="Flow shift of the sampler's grid.")
+    latent_spread: tuple[float, ...] | None = Field(
+        None,
+        description="Spread of each latent channel, when the transformer is one for WienerVelocity.",
+    )
     fov_deg: float = Field(70.0, description="Horizontal field of view of the training pictures, degrees.")
     translation_speed: float = Field(0.05, description="Metres per held frame.")
     rotation_speed_deg: float = Field(1.2, description="Degrees per held frame.")
@@ -49,6 +54,12 @@ class Pocket(NamedTuple):
     codec: PocketCodec
     text_encoder: PocketTextEncoder
     preset: PocketPreset
+
+    @property
+    def velocity(self) -> nn.Module:
+        """The transformer as the velocity model a sampler calls."""
+        spread = self.preset.latent_spread
+        return self.transformer if spread is None else WienerVelocity(self.transformer, torch.tensor(spread))
 
 
 def load_pocket(folder: str | Path | None = None) -> Pocket:

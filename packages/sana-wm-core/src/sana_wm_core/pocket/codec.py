@@ -1,9 +1,10 @@
 """The pocket video codec: 1 + 8k frames in, 1 + k latent frames out, causal in time.
 
-Each frame is cut into 8 x 8 patches and looked at by a small convolution; eight frames (or the first one alone) and
-2 x 2 patches are then merged into one latent cell, so a cell covers 8 x 16 x 16 pixels (1 x 16 x 16 in latent
-frame 0). The decoder walks the same road back. Only causal_shift looks at another latent frame, and only at the one
-before, so a prefix of the latents decodes to a prefix of the video.
+A latent cell covers 8 x 16 x 16 pixels (1 x 16 x 16 in latent frame 0). The encoder is linear: the principal
+components of such blocks, so it is fitted in closed form and never moves again; latents made once stay valid while the
+decoder improves. The decoder starts from the linear inverse and learns what to add: a trunk at latent resolution looks
+around and one latent frame back, then every frame is refined at 1/8 and 1/4 resolution. A prefix of the latents
+decodes to a prefix of the video.
 """
 
 from __future__ import annotations
@@ -23,14 +24,12 @@ class PocketCodecConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    latent_channels: int = Field(48, ge=1, le=1024, description="Channels of a latent cell.")
-    width: int = Field(256, ge=8, description="Channels of the trunk at latent resolution.")
-    encoder_width: int = Field(96, ge=8, description="Channels of the encoder's frame stage (1/8 resolution).")
-    decoder_width: int = Field(96, ge=8, description="Channels of the decoder's frame stage at 1/8 resolution.")
-    fine_width: int = Field(48, ge=8, description="Channels of the decoder's frame stage at 1/4 resolution.")
-    trunk_blocks: int = Field(2, ge=0, description="Residual blocks at latent resolution, on each side.")
-    frame_blocks: int = Field(2, ge=0, description="Residual blocks per frame and resolution in the decoder.")
-    noise: float = Field(0.1, ge=0, le=1, description="Noise added to unit-variance latents in training.")
+    latent_channels: int = Field(128, ge=1, le=768, description="Components kept of a block.")
+    width: int = Field(192, ge=8, description="Channels of the decoder's trunk at latent resolution.")
+    coarse_width: int = Field(96, ge=8, description="Channels per frame at 1/8 resolution.")
+    fine_width: int = Field(64, ge=8, description="Channels per frame at 1/4 resolution.")
+    trunk_blocks: int = Field(2, ge=0, description="Residual blocks at latent resolution.")
+    frame_blocks: int = Field(2, ge=0, description="Residual blocks per frame and resolution.")
 
 
 class ResidualBlock(nn.Module):
@@ -68,44 +67,39 @@ def causal_shift(x: Tensor, frames: int) -> Tensor:
 
 
 class PocketCodec(nn.Module):
-    """A small learned video codec with the VideoCodec interface.
+    """A small video codec with the VideoCodec interface: principal components in, a learned decoder out.
 
-    Pixels are in [-1, 1]; height and width are multiples of 16; the frame count is 1 + 8k. Latents leave with zero
-    mean and unit variance per channel over the training set.
+    Pixels are in [-1, 1]; height and width are multiples of 16; the frame count is 1 + 8k. Latent channels are ordered
+    by the picture energy they carry. Each is divided by the square root of its spread, not by the spread itself: fine
+    detail stays smaller than the large shapes, so that a model trained on the latents learns the large shapes first.
     """
 
     temporal_stride = TEMPORAL_STRIDE
+    latents_stand_alone = True  # a latent frame is encoded from its own pixels: clips can be cut between latent frames
     spatial_stride = SPATIAL_STRIDE
 
     def __init__(self, config: PocketCodecConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or PocketCodecConfig()
-        c, w, e, d, f = (
-            config.latent_channels,
-            config.width,
-            config.encoder_width,
-            config.decoder_width,
-            config.fine_width,
-        )
-        patch = 3 * _PATCH**2
-        self.frame_in = nn.Conv2d(patch, e, 3, padding=1)
-        self.frame_block = ResidualBlock(e)
-        self.merge_first = nn.Conv2d(4 * e, w, 1)
-        self.merge_later = nn.Conv2d(4 * TEMPORAL_STRIDE * e, w, 1)
-        self.encoder = nn.ModuleList(TrunkBlock(w) for _ in range(config.trunk_blocks))
-        self.to_latent = nn.Conv2d(w, c, 1)
+        c, w, d, f = config.latent_channels, config.width, config.coarse_width, config.fine_width
+        block = 3 * SPATIAL_STRIDE**2
+        for name, size in (("first", block), ("later", TEMPORAL_STRIDE * block)):
+            self.register_buffer(f"{name}_basis", torch.zeros(size, c))  # orthonormal columns
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_scale", torch.ones(c))  # latent = projection / scale
 
         self.from_latent = nn.Conv2d(c, w, 3, padding=1)
-        self.decoder = nn.ModuleList(TrunkBlock(w) for _ in range(config.trunk_blocks))
+        self.trunk = nn.ModuleList(TrunkBlock(w) for _ in range(config.trunk_blocks))
         self.split_first = nn.Conv2d(w, 4 * d, 1)
         self.split_later = nn.Conv2d(w, 4 * TEMPORAL_STRIDE * d, 1)
         self.coarse = nn.Sequential(*[ResidualBlock(d) for _ in range(config.frame_blocks)])
         self.refine = nn.Conv2d(d, 4 * f, 1)
+        patch = 3 * (_PATCH // 2) ** 2
+        self.see_linear = nn.Conv2d(patch, f, 3, padding=1)
         self.fine = nn.Sequential(*[ResidualBlock(f) for _ in range(config.frame_blocks)])
-        self.frame_out = nn.Conv2d(f, 3 * (_PATCH // 2) ** 2, 3, padding=1)
-
-        self.register_buffer("latent_mean", torch.zeros(c))
-        self.register_buffer("latent_std", torch.ones(c))
+        self.frame_out = nn.Conv2d(f, patch, 3, padding=1)
+        nn.init.zeros_(self.frame_out.weight)
+        nn.init.zeros_(self.frame_out.bias)
 
     @property
     def latent_channels(self) -> int:
@@ -115,43 +109,49 @@ class PocketCodec(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Data type of the weights."""
-        return self.to_latent.weight.dtype
+        return self.from_latent.weight.dtype
 
     def encode(self, video: Tensor) -> Tensor:
-        """Compress video (b, 3, 1 + 8k, H, W) in [-1, 1] to normalised latents (b, c, 1 + k, H/16, W/16)."""
-        self._check(video)
-        z = self.raw_latents(video)
-        return (z - _spread(self.latent_mean)) / _spread(self.latent_std)
+        """Compress video (b, 3, 1 + 8k, H, W) in [-1, 1] to latents (b, c, 1 + k, H/16, W/16)."""
+        _, _, frames, height, width = video.shape
+        if frames % TEMPORAL_STRIDE != 1:
+            raise ValueError(f"the pocket codec takes 1 + 8k frames, such as 65; got {frames}")
+        if height % SPATIAL_STRIDE or width % SPATIAL_STRIDE:
+            raise ValueError(f"height and width must be multiples of 16, such as 96x160; got {height}x{width}")
+        video = video.to(self.dtype)
+        with torch.autocast(video.device.type, enabled=False):
+            first = (to_blocks(video[:, :, :1]) - self.first_mean) @ self.first_basis / self.first_scale
+            parts = [first]
+            if frames > 1:
+                later = (to_blocks(video[:, :, 1:]) - self.later_mean) @ self.later_basis / self.later_scale
+                parts.append(later)
+        return torch.cat(parts, dim=1).permute(0, 4, 1, 2, 3)
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Compress one picture (b, 3, H, W) in [-1, 1] to latent frame 0, (b, c, 1, H/16, W/16)."""
         return self.encode(image.unsqueeze(2))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Expand normalised latents (b, c, 1 + k, y, x) to video (b, 3, 1 + 8k, 16 y, 16 x) in [-1, 1]."""
-        return self.raw_decode(latents).clamp(-1, 1)
+        """Expand latents (b, c, 1 + k, y, x) to video (b, 3, 1 + 8k, 16 y, 16 x) in [-1, 1]."""
+        latents = latents.to(self.dtype)
+        return self.refined(latents, self.linear_decode(latents)).clamp(-1, 1)
 
-    def raw_latents(self, video: Tensor) -> Tensor:
-        """Latents before normalisation, (b, c, t, y, x)."""
-        b, _, frames, _, _ = video.shape
-        patches = F.pixel_unshuffle(video.transpose(1, 2).flatten(0, 1), _PATCH)
-        x = self.frame_block(self.frame_in(_last(patches)))
-        x = F.pixel_unshuffle(x, 2).unflatten(0, (b, frames))
-        first = self.merge_first(x[:, 0]).unsqueeze(1)
-        later = x[:, 1:].unflatten(1, (-1, TEMPORAL_STRIDE)).flatten(2, 3).flatten(0, 1)
-        if frames > 1:
-            first = torch.cat([first, self.merge_later(later).unflatten(0, (b, -1))], dim=1)
-        t = first.shape[1]
-        x = _last(first.flatten(0, 1))
-        for block in self.encoder:
-            x = block(x, t)
-        return self.to_latent(x).unflatten(0, (b, t)).transpose(1, 2)
+    def linear_decode(self, latents: Tensor) -> Tensor:
+        """The pixels nearest to the latents in the span of the components, (b, 3, f, H, W)."""
+        with torch.autocast(latents.device.type, enabled=False):
+            cells = latents.float().to(self.first_basis.dtype).permute(0, 2, 3, 4, 1)
+            first = (cells[:, :1] * self.first_scale) @ self.first_basis.mT + self.first_mean
+            video = [from_blocks(first, 1)]
+            if cells.shape[1] > 1:
+                later = (cells[:, 1:] * self.later_scale) @ self.later_basis.mT + self.later_mean
+                video.append(from_blocks(later, TEMPORAL_STRIDE))
+        return torch.cat(video, dim=2)
 
-    def raw_decode(self, latents: Tensor) -> Tensor:
-        """Video without the clamp, for training."""
+    def refined(self, latents: Tensor, linear: Tensor) -> Tensor:
+        """The linear reconstruction plus what the decoder has learned to add; not clamped."""
         b, _, t, _, _ = latents.shape
-        x = self.from_latent(_last(latents.transpose(1, 2).flatten(0, 1).to(self.dtype)))
-        for block in self.decoder:
+        x = self.from_latent(_last(latents.transpose(1, 2).flatten(0, 1)))
+        for block in self.trunk:
             x = block(x, t)
         x = x.unflatten(0, (b, t))
         frames = F.pixel_shuffle(self.split_first(x[:, 0]), 2).unsqueeze(1)
@@ -159,21 +159,25 @@ class PocketCodec(nn.Module):
             later = self.split_later(x[:, 1:].flatten(0, 1)).unflatten(1, (TEMPORAL_STRIDE, -1))
             later = F.pixel_shuffle(later.flatten(0, 1), 2).unflatten(0, (b, -1))
             frames = torch.cat([frames, later], dim=1)
-        f = frames.shape[1]
         x = self.coarse(_last(frames.flatten(0, 1)))
-        x = self.fine(_last(F.pixel_shuffle(self.refine(x), 2)))
-        return F.pixel_shuffle(self.frame_out(x), _PATCH // 2).unflatten(0, (b, f)).transpose(1, 2)
-
-    def _check(self, video: Tensor) -> None:
-        _, _, frames, height, width = video.shape
-        if frames % TEMPORAL_STRIDE != 1:
-            raise ValueError(f"the pocket codec takes 1 + 8k frames, such as 65; got {frames}")
-        if height % SPATIAL_STRIDE or width % SPATIAL_STRIDE:
-            raise ValueError(f"height and width must be multiples of 16, such as 96x160; got {height}x{width}")
+        seen = F.pixel_unshuffle(linear.transpose(1, 2).flatten(0, 1), _PATCH // 2)
+        x = self.fine(_last(F.pixel_shuffle(self.refine(x), 2) + self.see_linear(_last(seen))))
+        added = F.pixel_shuffle(self.frame_out(x), _PATCH // 2).unflatten(0, (b, -1)).transpose(1, 2)
+        return linear + added
 
 
-def _spread(stat: Tensor) -> Tensor:
-    return stat.view(1, -1, 1, 1, 1)
+def to_blocks(video: Tensor) -> Tensor:
+    """Video (b, 3, f, H, W) cut into cells (b, t, y, x, values); f is 1, or a multiple of 8 (8 frames a cell)."""
+    f = 1 if video.shape[2] == 1 else TEMPORAL_STRIDE
+    cells = video.unflatten(2, (-1, f)).unflatten(4, (-1, SPATIAL_STRIDE)).unflatten(6, (-1, SPATIAL_STRIDE))
+    # (b, 3, t, f, y, i, x, j) -> (b, t, y, x, f, i, j, 3)
+    return cells.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4)
+
+
+def from_blocks(cells: Tensor, frames: int) -> Tensor:
+    """The inverse of to_blocks, with `frames` frames a cell."""
+    cells = cells.unflatten(4, (frames, SPATIAL_STRIDE, SPATIAL_STRIDE, 3))
+    return cells.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(2, 3).flatten(3, 4).flatten(4, 5)
 
 
 def _last(x: Tensor) -> Tensor:

@@ -121,8 +121,15 @@ def _encode_row(
     half = torch.bfloat16
     with torch.autocast(torch.device(device).type, half):
         latents = codec.encode(video)
-    for (suffix, _, _), (_, poses, k), z in zip(plans, variants, latents, strict=True):
+        stills = None
+        if getattr(codec, "latents_stand_alone", False):
+            pictures = video[:, :, :: codec.temporal_stride]
+            stills = codec.encode_image(pictures.transpose(1, 2).flatten(0, 1)).squeeze(2)
+            stills = stills.unflatten(0, (len(variants), -1)).transpose(1, 2)
+    for i, ((suffix, _, _), (_, poses, k), z) in enumerate(zip(plans, variants, latents, strict=True)):
         name = row["id"] + suffix
+        if stills is not None:
+            tensors[f"{name}.stills"] = stills[i].to("cpu", torch.float16).contiguous()
         tensors[f"{name}.latents"] = z.to("cpu", torch.float16).contiguous()
         tensors[f"{name}.c2w"] = torch.from_numpy(np.ascontiguousarray(poses))
         tensors[f"{name}.intrinsics"] = torch.from_numpy(np.ascontiguousarray(k))

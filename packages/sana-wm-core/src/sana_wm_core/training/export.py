@@ -47,6 +47,7 @@ def export_pocket(
     text = PocketTextEncoder(plan.text)
     transformer.load_state_dict({k[12:]: v for k, v in state.items() if k.startswith("transformer.")})
     text.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("text.")})
-    preset = PocketPreset.model_validate(plan.sampling)
+    spread = [round(float(s), 4) for s in tensors["spread"]] if plan.train.prediction == "wiener" else None
+    preset = PocketPreset.model_validate({**plan.sampling, "latent_spread": spread})
     save_pocket(Pocket(transformer, load_codec(codec_run), text, preset), out, torch.float16)
     return sum(p.stat().st_size for p in Path(out).rglob("*") if p.is_file())

@@ -13,11 +13,13 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sana_wm_core.sampling.denoiser import WienerVelocity, measured_spread
 from sana_wm_core.training.config import TrainConfig
 from sana_wm_core.training.data import LatentBatch, LatentClips
 from sana_wm_core.training.losses import NoisyClip, add_noise, draw_sigma, flow_loss
@@ -50,9 +52,15 @@ class WorldTrainer:
         self.device = torch.device(config.device)
         self.model = nn.ModuleDict({"transformer": transformer, "text": text}).to(self.device)
         self.trained = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
+        # The compiled form shares the parameters; checkpoints and averages use the plain names.
+        self.velocity: Callable[..., Any] = torch.compile(transformer) if config.compile else transformer
+        self.spread = measured_spread(train.latents[:, :, 1:])
+        if config.prediction == "wiener":
+            self.velocity = WienerVelocity(self.velocity, self.spread).to(self.device)
         self.average = {k: p.detach().clone() for k, p in self.trained.items()}
         choice = block_matrices if config.muon else nothing
-        self.optimizers = Optimizers(self.trained, config.learning_rate, config.weight_decay, choice)
+        rates = (config.learning_rate, config.learning_rate * config.muon_rate)
+        self.optimizers = Optimizers(self.trained, rates, config.weight_decay, choice)
         self.iteration = 0
         self.out.mkdir(parents=True, exist_ok=True)
 
@@ -77,7 +85,8 @@ class WorldTrainer:
         """One iteration; returns what to log."""
         cfg = self.config
         random = torch.Generator().manual_seed(cfg.seed * 1_000_003 + self.iteration)
-        batch = self.train.batch(self.train.draw(cfg.seed, self.iteration, cfg.batch))
+        clips = self.train.draw(cfg.seed, self.iteration, cfg.batch)
+        batch = self.train.batch(clips, self._starts(random), cfg.window)
         clip = self._noisy(batch.latents, random)
         captions = self._drop_text(batch.captions, random)
         rate = cfg.learning_rate_at(self.iteration)
@@ -116,6 +125,7 @@ class WorldTrainer:
         """Write the whole state to out/last.safetensors, averaged weights included, then rename over the old one."""
         tensors = {f"model.{k}": p.detach() for k, p in self.model.state_dict().items()}
         tensors |= {f"average.{k}": p for k, p in self.average.items()}
+        tensors |= {"spread": self.spread}
         tensors |= self.optimizers.state_tensors()
         tensors = {k: v.contiguous().clone() for k, v in tensors.items()}
         meta = {"iteration": str(self.iteration), "config": self.config.model_dump_json()}
@@ -145,6 +155,13 @@ class WorldTrainer:
                 state[key[len(part) + 1 :]] = value.clone()
         return state
 
+    def _starts(self, random: torch.Generator) -> list[int]:
+        """Where in its clip each window starts: anywhere, if the clips can be cut there."""
+        last = self.train.latent_frames - (self.config.window or self.train.latent_frames)
+        if self.train.stills is None or last <= 0:
+            return [0] * self.config.batch
+        return torch.randint(last + 1, (self.config.batch,), generator=random).tolist()
+
     def _noisy(self, latents: Tensor, random: torch.Generator, given_always: bool = False) -> NoisyClip:
         cfg = self.config
         b = latents.shape[0]
@@ -162,7 +179,7 @@ class WorldTrainer:
         half = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
         embeds, mask = self.model["text"].encode(captions)
         with torch.autocast(self.device.type, half, enabled=half != torch.float32):
-            return self.model["transformer"](
+            return self.velocity(
                 hidden_states=clip.latents,
                 timestep=clip.timestep,
                 encoder_hidden_states=embeds,

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 
 class Optimizers:
-    """Muon and AdamW stepped together, with a flat tensor form for checkpoints."""
+    """Muon and AdamW stepped together, with a flat tensor form for checkpoints; rates are AdamW's and Muon's."""
 
     def __init__(
         self,
         parameters: dict[str, nn.Parameter],
-        learning_rate: float,
+        rates: tuple[float, float],
         decay: float,
         for_muon: Callable[[str, Tensor], bool],
     ) -> None:
@@ -32,12 +32,12 @@ class Optimizers:
                 plain[name] = parameter
         betas = (0.9, 0.98)
         self.names = {"adamw": list(plain), "muon": list(self.views)}
-        adamw = torch.optim.AdamW(list(plain.values()), learning_rate, betas, 1e-10, decay, foreach=True)
+        adamw = torch.optim.AdamW(list(plain.values()), rates[0], betas, 1e-10, decay, foreach=True)
         self.parts: dict[str, torch.optim.Optimizer] = {"adamw": adamw}
         if self.views:
             matrices = [view for _, view in self.views.values()]
-            # match_rms_adamw scales Muon's step to AdamW's, so one learning rate serves both.
-            self.parts["muon"] = torch.optim.Muon(matrices, learning_rate, decay, adjust_lr_fn="match_rms_adamw")
+            # match_rms_adamw scales Muon's step to AdamW's, so learning rates mean the same to both.
+            self.parts["muon"] = torch.optim.Muon(matrices, rates[1], decay, adjust_lr_fn="match_rms_adamw")
         for group in self.groups:
             group["base_lr"] = group["lr"]
 
