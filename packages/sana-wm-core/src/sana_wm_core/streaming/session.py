@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -224,7 +224,7 @@ class Session:
 
     @torch.no_grad()
     def _read_text(self) -> None:
-        ready = {
+        ready: dict[str, Any] = {
             name: tensor.to(self.pipeline.device, self.pipeline.dtype if tensor.is_floating_point() else None)
             for name, tensor in self.state.text.items()
         }
