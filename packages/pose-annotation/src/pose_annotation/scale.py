@@ -1,0 +1,124 @@
+"""Give a path its metres: from depths, a known distance, the camera's height above the ground, or a given path."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pose_annotation.align import umeyama_inliers
+from pose_annotation.fuse import frame_scale, weighted_median
+from pose_annotation.types import Array, CameraTrack, Tracks
+
+
+def sample_depth(depth: Array, tracks: Tracks, edge: float = 0.1) -> Array:
+    """Depth (m,) at every tracked position, nan where invalid, and where depth jumps by more than `edge` (relative).
+
+    `depth` (f, h, w) may have another resolution than the pictures. Raises ValueError for another number of frames.
+    """
+    if depth.ndim != 3 or len(depth) != tracks.frames:
+        raise ValueError(f"depth has shape {depth.shape}; allowed: ({tracks.frames}, h, w), one map a frame")
+    height, width = depth.shape[1:]
+    aspect, wanted = width / height, tracks.size[1] / tracks.size[0]
+    if abs(aspect / wanted - 1.0) > 0.05:
+        raise ValueError(
+            f"depth maps are {height}x{width}, the pictures {tracks.size[0]}x{tracks.size[1]}; allowed: the same shape "
+            "up to scale"
+        )
+    x = np.clip((tracks.xy[:, 0] * width / tracks.size[1]).astype(np.int64), 0, width - 1)
+    y = np.clip((tracks.xy[:, 1] * height / tracks.size[0]).astype(np.int64), 0, height - 1)
+    z = depth[tracks.frame, y, x].astype(np.float64)
+    good = np.isfinite(z) & (z > 0)
+    for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+        near = depth[tracks.frame, np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            good &= np.abs(near / z - 1.0) < edge
+    return np.where(good, z, np.nan)
+
+
+def scale_by_distance(camera: CameraTrack, first: int, second: int, metres: float) -> CameraTrack:
+    """Metric path from the true distance between two camera positions.
+
+    Raises ValueError for frames outside the clip, a distance <= 0, and positions too close together to tell.
+    """
+    n = len(camera)
+    if not (0 <= first < n and 0 <= second < n and first != second):
+        raise ValueError(
+            f"frames are {first} and {second}; allowed: two of 0..{n - 1}; example: --known-distance 0 {n - 1} 2.5"
+        )
+    if not (np.isfinite(metres) and metres > 0):
+        raise ValueError(f"distance is {metres}; allowed: metres > 0; example: --known-distance 0 {n - 1} 2.5")
+    length = float(np.linalg.norm(camera.c2w[first, :3, 3] - camera.c2w[second, :3, 3]))
+    whole = float(np.ptp(camera.c2w[:, :3, 3], axis=0).max())
+    if length <= 1e-3 * whole or whole == 0:
+        raise ValueError(f"the camera is at the same place in frames {first} and {second}; allowed: places apart")
+    return camera.scaled(metres / length, metric=True)
+
+
+def scale_by_height(camera: CameraTrack, metres: float, tilt_deg: float = 25.0) -> tuple[CameraTrack, float]:
+    """Metric path from the camera's height above the ground, and the share of low points that lie on that ground.
+
+    The ground is the plane, within `tilt_deg` of level in the first camera, that carries most points below the path.
+    Raises ValueError when no plane carries 30 points and a tenth of the low ones.
+    """
+    if not (np.isfinite(metres) and metres > 0):
+        raise ValueError(f"camera height is {metres}; allowed: metres > 0; example: --camera-height 1.6")
+    low = camera.points[camera.points[:, 1] > np.median(camera.c2w[:, 1, 3])]
+    found = _ground(low, tilt_deg) if len(low) >= 30 else None
+    if found is None:
+        raise ValueError("no ground plane among the points of the clip; allowed: a clip that shows the ground")
+    normal, offset, share = found
+    heights = offset - camera.c2w[:, :3, 3] @ normal
+    height = float(np.median(heights))
+    if height <= 0:
+        raise ValueError("the ground found lies above the camera; allowed: a clip filmed upright")
+    return camera.scaled(metres / height, metric=True), share
+
+
+def _ground(points: Array, tilt_deg: float) -> tuple[Array, float, float] | None:
+    """Normal (pointing down), offset and support of the best near-level plane n.x = offset; seeded voting."""
+    rng = np.random.default_rng(0)
+    spread = float(np.median(np.abs(points - np.median(points, axis=0)).sum(1)))
+    near = 0.02 * spread
+    best: tuple[int, Array, float] | None = None
+    for _ in range(400):
+        a, b, c = points[rng.choice(len(points), 3, replace=False)]
+        normal = np.cross(b - a, c - a)
+        size = float(np.linalg.norm(normal))
+        if size < 1e-12:
+            continue
+        normal = normal / size * (1.0 if normal[1] > 0 else -1.0)
+        if normal[1] < np.cos(np.radians(tilt_deg)):
+            continue
+        count = int((np.abs(points @ normal - normal @ a) < near).sum())
+        if best is None or count > best[0]:
+            best = (count, normal, float(normal @ a))
+    if best is None or best[0] < max(30, 0.1 * len(points)):
+        return None
+    on = points[np.abs(points @ best[1] - best[2]) < near]
+    _, _, vt = np.linalg.svd(on - on.mean(0), full_matrices=False)
+    normal = vt[2] * (1.0 if vt[2][1] > 0 else -1.0)
+    return normal, float(normal @ on.mean(0)), best[0] / len(points)
+
+
+def scale_of_given_path(given: Array, metric: Array, depth_ratio: float | None = None) -> float:
+    """Metres per unit of a given path (f, 4, 4), by fitting its centres to a metric estimate (f, 4, 4).
+
+    Umeyama from given to metric, refitted on the best 80 %. A path shorter than a tenth of the scene's depth cannot
+    carry this; then `depth_ratio` (metric depth over given depth) is used when there is one. Reference:
+    annotate.md 2.5.
+    """
+    x, y = given[:, :3, 3], metric[:, :3, 3]
+    if depth_ratio is not None and np.ptp(x, axis=0).max() < 1e-9:
+        return float(depth_ratio)
+    return umeyama_inliers(x, y).scale
+
+
+def scale_of_depths(given: Array, metric: Array) -> float:
+    """Metres per unit of given depths (f, h, w) against metric ones: frames' weighted medians, those beyond two
+    standard deviations dropped, then the median. Reference: annotate.md 2.6."""
+    scales = np.array([frame_scale(g, m, "l1")[0] for g, m in zip(given, metric, strict=True)])
+    scales = scales[np.isfinite(scales)]
+    if not len(scales):
+        raise ValueError("given and metric depth overlap nowhere; allowed: depth maps with common valid pixels")
+    middle = float(np.median(scales))
+    kept = scales[np.abs(scales - middle) <= 2.0 * scales.std() + 1e-12]
+    return weighted_median(kept, np.ones(len(kept)))

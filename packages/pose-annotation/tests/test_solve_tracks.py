@@ -1,0 +1,124 @@
+"""Cameras from exact tracks: known answers, and what must be flagged instead of invented."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pose_annotation.rotations import angle_deg
+from pose_annotation.solve import SolveConfig, Unsolvable, solve_camera
+from pose_annotation.types import Tracks
+
+sys.path.insert(0, str(Path(__file__).parent))
+from synthetic_tracks import path, tracks
+
+
+def aligned_ate(estimate, truth):
+    """Root mean square distance of centres (f, 3) after the best similarity."""
+    x, y = estimate - estimate.mean(0), truth - truth.mean(0)
+    u, d, vt = np.linalg.svd(y.T @ x)
+    sign = np.diag([1, 1, np.sign(np.linalg.det(u @ vt))])
+    scale = np.trace(np.diag(d) @ sign) / (x**2).sum()
+    return float(np.sqrt((((scale * x @ (u @ sign @ vt).T) - y) ** 2).sum(1).mean()))
+
+
+@pytest.mark.parametrize("kind", ["fly", "zoom"])
+def test_a_moving_camera_with_a_lens_per_frame(kind):
+    c2w, k = path(24, kind)
+    seen, _, _ = tracks(c2w, k, 300, noise_px=0.1)
+    camera = solve_camera(seen, 16.0)
+    assert camera.flags == () and not camera.metric
+    assert np.array_equal(camera.c2w[0], np.eye(4)) and len(camera) == 24
+    assert aligned_ate(camera.c2w[:, :3, 3], c2w[:, :3, 3]) < 0.01
+    assert angle_deg(camera.c2w[:, :3, :3], c2w[:, :3, :3]).max() < 0.2
+    assert np.abs(camera.intrinsics[:, 0] / k[:, 0] - 1).max() < 0.006
+    assert np.nanmax(camera.rmse_px) < 0.2 and camera.inlier_ratio.min() > 0.5
+    assert np.nanmax(camera.focal_std) < 0.01
+
+
+def test_a_camera_that_only_turns_gets_no_translation():
+    c2w, k = path(24, "rot")
+    seen, _, _ = tracks(c2w, k, 300, noise_px=0.1)
+    camera = solve_camera(seen, 16.0)
+    assert camera.flags == ("pure_rotation",)
+    assert np.array_equal(camera.c2w[:, :3, 3], np.zeros((24, 3)))
+    assert angle_deg(camera.c2w[:, :3, :3], c2w[:, :3, :3]).max() < 0.1
+    assert np.abs(camera.intrinsics[:, 0] / k[:, 0] - 1).max() < 0.005
+
+
+def test_a_camera_that_stands_still_is_flagged_even_when_things_move():
+    c2w, k = path(24, "still")
+    seen, _, _ = tracks(c2w, k, 300, noise_px=0.1)
+    walking = seen.track < 60
+    xy = seen.xy + np.where(walking, 1.5 * seen.frame, 0.0)[:, None] * np.array([1.0, 0.2])
+    camera = solve_camera(Tracks(seen.frame, seen.track, xy, 24, seen.size), 16.0)
+    assert camera.flags == ("focal_unobservable", "static_camera")
+    assert np.array_equal(camera.c2w, np.tile(np.eye(4), (24, 1, 1)))
+
+
+def test_a_sideways_step_leaves_the_focal_length_open_and_says_so():
+    c2w, k = path(20, "side")
+    seen, _, _ = tracks(c2w, k, 300, noise_px=0.2)
+    camera = solve_camera(seen, 16.0)
+    assert "focal_unobservable" in camera.flags
+    assert np.ptp(camera.intrinsics[:, 0]) < 1e-6  # shared, not a wobble per frame
+    known = solve_camera(seen, 16.0, k[0], config=SolveConfig(level="fixed"))
+    assert "focal_unobservable" not in known.flags and aligned_ate(known.c2w[:, :3, 3], c2w[:, :3, 3]) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["fly", "rot"])
+def test_depths_make_it_metric_and_solve_pure_turns(kind):
+    c2w, k = path(16, kind)
+    seen, _, z = tracks(c2w, k, 300, noise_px=0.1)
+    rng = np.random.default_rng(0)
+    noisy = np.where(rng.random(len(z)) < 0.1, np.nan, z * np.exp(rng.normal(0, 0.02, len(z))))
+    camera = solve_camera(seen, 16.0, depth=noisy)
+    assert camera.metric and "pure_rotation" not in camera.flags
+    assert np.linalg.norm(camera.c2w[:, :3, 3] - c2w[:, :3, 3], axis=1).max() < 0.03
+    assert angle_deg(camera.c2w[:, :3, :3], c2w[:, :3, :3]).max() < 0.2
+    assert np.abs(camera.intrinsics[:, 0] / k[:, 0] - 1).max() < 0.01
+
+
+def test_moving_things_do_not_pull_the_camera():
+    c2w, k = path(24, "fly")
+    seen, _, _ = tracks(c2w, k, 400, noise_px=0.1)
+    moving = seen.track < 100
+    xy = seen.xy + np.where(moving, 2.5 * seen.frame, 0.0)[:, None] * np.array([0.7, -0.7])
+    camera = solve_camera(Tracks(seen.frame, seen.track, xy, 24, seen.size), 16.0)
+    assert aligned_ate(camera.c2w[:, :3, 3], c2w[:, :3, 3]) < 0.02
+
+
+def test_keyframes_and_filled_frames_agree_when_the_clip_is_too_long_to_adjust_at_once():
+    c2w, k = path(40, "fly")
+    seen, _, _ = tracks(c2w, k, 300, noise_px=0.1)
+    camera = solve_camera(seen, 16.0, config=SolveConfig(dense_frames=10))
+    assert 3 < camera.is_keyframe.sum() < 40
+    assert aligned_ate(camera.c2w[:, :3, 3], c2w[:, :3, 3]) < 0.02
+    assert np.nanmax(camera.rmse_px) < 0.3
+
+
+def test_equal_tracks_give_equal_bits():
+    c2w, k = path(12, "fly")
+    seen, _, _ = tracks(c2w, k, 200, noise_px=0.2)
+    first, second = (solve_camera(seen, 16.0) for _ in range(2))
+    assert np.array_equal(first.c2w, second.c2w) and np.array_equal(first.intrinsics, second.intrinsics)
+
+
+def test_mistakes_are_one_line():
+    c2w, k = path(12, "fly")
+    seen, _, z = tracks(c2w, k, 100)
+    with pytest.raises(ValueError, match=r"intrinsics have shape \(3,\); allowed: \(4,\) or \(12, 4\)"):
+        solve_camera(seen, 16.0, np.ones(3))
+    with pytest.raises(ValueError, match="depth has shape"):
+        solve_camera(seen, 16.0, depth=z[:-1])
+    with pytest.raises(ValueError, match="needs intrinsics"):
+        solve_camera(seen, 16.0, config=SolveConfig(level="fixed"))
+    with pytest.raises(ValueError, match="lens level is 'zoom'"):
+        SolveConfig(level="zoom")
+    with pytest.raises(Unsolvable, match="tracked points"):
+        solve_camera(seen.keep(seen.frame < 0), 16.0)
+    rng = np.random.default_rng(0)
+    noise = Tracks(seen.frame, seen.track, rng.uniform(0, 190, seen.xy.shape), 12, seen.size)
+    noise = noise.keep(np.isin(noise.frame, (0, 5, 11)) & (noise.track < 60))
+    with pytest.raises(Unsolvable, match="no two views of the clip fit together"):
+        solve_camera(noise, 16.0)
