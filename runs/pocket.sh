@@ -10,13 +10,16 @@ go() { uv run sana-wm "$@"; }
 resume() { [ -f "$1" ] && echo --resume || true; }
 
 go data synth --out "$root/clips" --clips "$clips" --held-out 16 --workers 2
-# shellcheck disable=SC2046
-go train codec --data "$root/clips" --out "$root/codec" $(resume "$root/codec/codec_last.safetensors")
+# The components are fitted in closed form; the decoder learns last, when there is a world to imagine with.
+[ -f "$root/codec/codec_last.safetensors" ] ||
+    go train codec --data "$root/clips" --out "$root/codec" --set codec_train.iterations=0
 go data encode "$root/clips" --codec "$root/codec"
 # Pieces of 33 frames first: nearly twice as many clips a second. Whole clips at the end, with a falling rate.
 # shellcheck disable=SC2046
 go train world --data "$root/clips" --out "$root/world" $(resume "$root/world/last.safetensors")
 go train world --data "$root/clips" --out "$root/world" --resume \
     --set train.iterations=1900 --set train.cooldown=0.29 --set train.window=0 --set train.batch=14
+go data imagine "$root/clips" --codec "$root/codec" --world "$root/world"
+go train codec --data "$root/clips" --out "$root/codec" --resume --imagined
 go train export --codec "$root/codec" --world "$root/world" --out "$root/weights"
 go bench pocket --model "$root/weights"

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from sana_wm_core.pocket import DEMO, WEIGHTS, load_pocket, save_pocket
-from sana_wm_core.training.codec import to_video
+from sana_wm_core.training.codec import CodecTrainConfig, CodecTrainer, to_video
 from sana_wm_core.training.data import LatentClips
 from sana_wm_core.training.encode import encode_clips, mirror
 from sana_wm_core.training.frames import frame_store
+from sana_wm_core.training.imagine import imagine_clips, load_imagined
 from sana_wm_core.training.recipe import load_recipe
 
 
@@ -106,6 +108,42 @@ def test_a_window_is_the_clip_that_starts_there(pocket, clips: Path) -> None:
     assert cut.plucker.shape == (1, 48, 2, 2, 3)
     with pytest.raises(ValueError, match="window of 3 from latent frame 1"):
         train.batch([0], starts=[1], window=3)
+
+
+def test_imagined_latents_meet_the_pictures_they_stand_for(pocket, clips: Path, tmp_path: Path) -> None:
+    encode_clips(clips, pocket.codec)
+    train = LatentClips(clips)
+    # Latents as a perfect world model would sample them: every turning must find its own pictures.
+    (clips / "imagined").mkdir()
+    perfect = {row["id"]: train.latents[i].contiguous() for i, row in enumerate(train.rows)}
+    save_file(perfect, clips / "imagined" / "000000.safetensors")
+    dreams = load_imagined(clips, ["clip0"])
+    assert {(d.mirrored, d.backwards) for d in dreams} == {(False, False), (True, False), (False, True), (True, True)}
+    for dream in dreams:
+        config = CodecTrainConfig(iterations=1)
+        trainer = CodecTrainer(config, pocket.codec.config, frame_store(clips, "train"), tmp_path / "run", [dream])
+        video, latents = trainer._imagined_clip(np.random.default_rng(0))
+        with torch.no_grad():
+            torch.testing.assert_close(pocket.codec.encode(video), latents, rtol=5e-3, atol=5e-3)
+    with pytest.raises(ValueError, match="no clip of this split"):
+        load_imagined(clips, ["another"])
+
+
+def test_imagining_starts_from_the_picture_and_can_be_stopped(pocket, clips: Path) -> None:
+    encode_clips(clips, pocket.codec, augment=False)
+    with pytest.raises(ValueError, match="data imagine"):
+        load_imagined(clips, ["clip0"])
+    imagine_clips(pocket, clips, steps=2, shift=3.0)
+    (dream,) = load_imagined(clips, ["clip0"])
+    true = LatentClips(clips).latents[0]
+    assert torch.equal(dream.latents[:, 0], true[:, 0]) and not torch.equal(dream.latents[:, 1], true[:, 1])
+    shard = clips / "imagined" / "000000.safetensors"
+    written = shard.stat().st_mtime_ns
+    imagine_clips(pocket, clips, steps=2, shift=3.0)
+    assert shard.stat().st_mtime_ns == written
+    shard.unlink()
+    imagine_clips(pocket, clips, steps=2, shift=3.0)
+    assert torch.equal(load_imagined(clips, ["clip0"])[0].latents, dream.latents)
 
 
 def test_mirror_is_its_own_inverse() -> None:

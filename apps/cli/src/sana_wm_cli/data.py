@@ -76,6 +76,31 @@ def encode(
     typer.echo(f"{data}: latents.jsonl written")
 
 
+@app.command()
+def imagine(
+    data: Annotated[Path, typer.Argument(help="Folder of encoded clips.")],
+    codec: Annotated[Path, typer.Option("--codec", help="Codec run folder.")],
+    world: Annotated[Path, typer.Option("--world", help="World run folder.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="Preset name or .toml file.")] = "pocket",
+    every: Annotated[
+        int, typer.Option("--every", min=1, help="Take one encoded clip of so many; odd meets all turnings.")
+    ] = 3,
+) -> None:
+    """Sample the world model on its training clips, so that the decoder can learn from what it makes."""
+    from sana_wm_core.training.export import assemble_pocket
+    from sana_wm_core.training.imagine import imagine_clips
+
+    pocket = assemble_pocket(codec, world, recipe)
+    with _progress("imagining") as progress:
+        task = progress.add_task("clips", total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        imagine_clips(pocket, data, pocket.preset.steps, pocket.preset.flow_shift, every, report=show)
+    typer.echo(f"{data}: imagined/ written")
+
+
 def _advance(progress: Any, task: Any, before: int, done: int, _: int) -> None:
     progress.update(task, completed=before + done)
 

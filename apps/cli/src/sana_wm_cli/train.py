@@ -24,15 +24,22 @@ def codec(
     recipe: Annotated[str, typer.Argument(help="Preset name or .toml file.")] = "pocket",
     changes: Changes = None,
     resume: Resume = False,
+    imagined: Annotated[
+        bool, typer.Option("--imagined", help="Also learn from what `data imagine` sampled for these clips.")
+    ] = False,
 ) -> None:
     """Fit the pocket codec to the clips of a folder."""
     from sana_wm_core.training.codec import CodecTrainer
+    from sana_wm_core.training.encode import read_manifest
     from sana_wm_core.training.frames import frame_store
+    from sana_wm_core.training.imagine import load_imagined
     from sana_wm_core.training.recipe import load_recipe
 
     plan = load_recipe(recipe, changes)
     clips = frame_store(data, "train")
-    trainer = CodecTrainer(plan.codec_train, plan.codec, clips, out)
+    ids = [row["id"] for row in read_manifest(data) if row["split"] == "train"]
+    dreams = load_imagined(data, ids) if imagined else []
+    trainer = CodecTrainer(plan.codec_train, plan.codec, clips, out, dreams)
     if resume:
         trainer.resume()
     size = sum(p.numel() for p in trainer.codec.parameters())

@@ -1,11 +1,15 @@
-"""Fit the pocket codec to a set of clips: principal components in closed form, then the decoder by gradient descent."""
+"""Fit the pocket codec to a set of clips: principal components in closed form, then the decoder by gradient descent.
+
+The decoder learns from windows of the clips and, once a world model can be sampled, from what that model imagines for
+them (imagine.py): each where the other is blind, true latents for fidelity and sampled ones for what they leave open.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from sana_wm_core.pocket.codec import PocketCodec, PocketCodecConfig, to_blocks
+from sana_wm_core.training.codec_losses import edge_error, local_detail, psnr
+from sana_wm_core.training.imagine import Imagined
 from sana_wm_core.training.optim import Optimizers, wide_matrices
 
 Clips = np.ndarray  # (clips, frames, H, W, 3) uint8, memory-mapped or not
@@ -27,7 +32,7 @@ class CodecTrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    iterations: int = Field(3000, ge=1, description="Optimiser steps.")
+    iterations: int = Field(3000, ge=0, description="Optimiser steps of the decoder; 0 fits the components alone.")
     batch: int = Field(4, ge=1, description="Clips in a step.")
     frames: int = Field(17, ge=9, description="Frames of a training window, 1 + 8k.")
     learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate.")
@@ -35,7 +40,7 @@ class CodecTrainConfig(BaseModel):
     edge_weight: float = Field(0.25, ge=0, description="Weight of the error of image gradients.")
     detail_weight: float = Field(0.02, ge=0, description="Weight of the error of local detail strength.")
     noise: float = Field(0.05, ge=0, le=1, description="Largest noise on the latents, so that samples decode well.")
-    scrambled: float = Field(0.5, ge=0, le=1, description="Share of windows whose fine channels lose their meaning.")
+    imagined: float = Field(0.5, ge=0, le=1, description="Share of steps on sampled latents, where there are some.")
     blocks: int = Field(60_000, ge=100, description="Pixel blocks the components are fitted to.")
     seed: int = Field(7, ge=0, description="Seed of windows and noise.")
     save_every: int = Field(200, ge=1, description="Iterations between checkpoints.")
@@ -44,22 +49,35 @@ class CodecTrainConfig(BaseModel):
 
 def to_video(frames: np.ndarray) -> Tensor:
     """uint8 (b, f, H, W, 3) to float (b, 3, f, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.array(frames, order="C")).permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1)
 
 
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of pictures in [-1, 1], over all but the first axis."""
-    error = (a.float() - b.float()).square().flatten(1).mean(1)
-    return 10 * torch.log10(4.0 / error.clamp_min(1e-10))
+def turned(frames: np.ndarray, mirrored: bool, backwards: bool) -> np.ndarray:
+    """Frames (f, H, W, 3) flipped left to right, played backwards, or both."""
+    frames = frames[::-1] if backwards else frames
+    return frames[:, :, ::-1] if mirrored else frames
 
 
 class CodecTrainer:
-    """One codec fit: the codec, its optimiser, the cursor."""
+    """One codec fit: the codec, its optimiser, the cursor.
+
+    Args:
+        config: The recipe.
+        codec_config: Sizes of the codec.
+        clips: Frames of the training clips.
+        out: Folder for the checkpoint and codec_metrics.jsonl.
+        imagined: Sampled latents of some of the clips (load_imagined); none at the first fit.
+    """
 
     def __init__(
-        self, config: CodecTrainConfig, codec_config: PocketCodecConfig, clips: Clips, out: str | Path
+        self,
+        config: CodecTrainConfig,
+        codec_config: PocketCodecConfig,
+        clips: Clips,
+        out: str | Path,
+        imagined: Sequence[Imagined] = (),
     ) -> None:
-        self.config, self.clips, self.out = config, clips, Path(out)
+        self.config, self.clips, self.out, self.imagined = config, clips, Path(out), imagined
         torch.manual_seed(config.seed)
         self.codec = PocketCodec(codec_config).to(config.device)
         self.iteration = 0
@@ -72,7 +90,6 @@ class CodecTrainer:
         """Fit the components if that is still to do, then train the decoder to config.iterations."""
         if not self.fitted:
             self.fit_components()
-        self.spread = self._latent_spread()
         while self.iteration < self.config.iterations and not stop():
             started = time.perf_counter()
             metrics = self.step()
@@ -86,36 +103,22 @@ class CodecTrainer:
         self.save()
 
     def step(self) -> dict[str, float]:
-        """One iteration on random windows, each flipped left to right and played backwards half of the time."""
+        """One iteration, on random windows or on an imagined clip."""
         cfg, codec = self.config, self.codec
         draw = np.random.default_rng((cfg.seed, self.iteration))
-        windows = []
-        for clip in draw.integers(0, len(self.clips), cfg.batch):
-            start = int(draw.integers(0, self.clips.shape[1] - cfg.frames + 1))
-            window = self.clips[clip, start : start + cfg.frames]
-            window = window[::-1] if draw.random() < 0.5 else window
-            windows.append(window[:, :, ::-1] if draw.random() < 0.5 else window)
-        video = to_video(np.stack(windows)).to(cfg.device)
         left = cfg.iterations - self.iteration
         fall = min(1.0, left / max(1.0, cfg.cooldown * cfg.iterations))
         rate = cfg.learning_rate * fall * min(1.0, (self.iteration + 1) / 100)
         for group in self.optimizer.groups:
             group["lr"] = rate
+        dreamt = bool(self.imagined) and draw.random() < cfg.imagined
         with torch.no_grad():
-            latents = codec.encode(video)
-            level = torch.from_numpy(draw.uniform(0, cfg.noise, (cfg.batch, 1, 1, 1, 1)).astype(np.float32))
-            noise = torch.from_numpy(draw.standard_normal(tuple(latents.shape), dtype=np.float32))
-            noise = noise.to(latents)
-            latents = latents + level.to(latents) * noise
-            hit = torch.from_numpy(draw.random((cfg.batch, 4)).astype(np.float32)).to(latents)
-            mixed = scramble(latents, hit[:, 3].view(-1, 1, 1, 1, 1) * noise, self.spread, hit[:, 1], hit[:, 2])
-            latents = torch.where((hit[:, 0] < cfg.scrambled).view(-1, 1, 1, 1, 1), mixed, latents)
+            video, latents = self._imagined_clip(draw) if dreamt else self._windows(draw)
             linear = codec.linear_decode(latents)
         with torch.autocast(torch.device(cfg.device).type, torch.bfloat16):
             output = codec.refined(latents, linear)
         output = output.float()
-        error = (output - video).square().mean()
-        loss = error + cfg.edge_weight * _edge_error(output, video)
+        loss = (output - video).square().mean() + cfg.edge_weight * edge_error(output, video)
         loss = loss + cfg.detail_weight * (local_detail(output) - local_detail(video)).abs().mean()
         if not torch.isfinite(loss):
             raise RuntimeError(f"codec loss is {loss.item()} at iteration {self.iteration}")
@@ -123,14 +126,36 @@ class CodecTrainer:
         torch.nn.utils.clip_grad_norm_(self.codec.parameters(), 1.0)
         self.optimizer.step()
         self.iteration += 1
-        value = self._psnr(output.detach(), video)
         return {
             "iteration": self.iteration,
-            "psnr": value,
-            "linear": self._psnr(linear, video),
+            "imagined": float(dreamt),
+            "psnr": float(psnr(output.detach()[None], video[None])),
+            "linear": float(psnr(linear[None], video[None])),
+            "detail": float(local_detail(output.detach()).mean() / local_detail(video).mean()),
             "loss": loss.item(),
             "lr": rate,
         }
+
+    def _windows(self, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Random windows and their noisy latents, each flipped left to right and played backwards half of the time."""
+        cfg = self.config
+        windows = []
+        for clip in draw.integers(0, len(self.clips), cfg.batch):
+            start = int(draw.integers(0, self.clips.shape[1] - cfg.frames + 1))
+            window = self.clips[clip, start : start + cfg.frames]
+            windows.append(turned(window, draw.random() < 0.5, draw.random() < 0.5))
+        video = to_video(np.stack(windows)).to(cfg.device)
+        latents = self.codec.encode(video)
+        level = torch.from_numpy(draw.uniform(0, cfg.noise, (cfg.batch, 1, 1, 1, 1)).astype(np.float32))
+        noise = torch.from_numpy(draw.standard_normal(tuple(latents.shape), dtype=np.float32))
+        return video, latents + (level * noise).to(latents)
+
+    def _imagined_clip(self, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """A whole clip and the latents that the world model sampled for it."""
+        dream = self.imagined[int(draw.integers(0, len(self.imagined)))]
+        frames = turned(self.clips[dream.clip], dream.mirrored, dream.backwards)
+        latents = dream.latents[None].float().to(self.config.device)
+        return to_video(frames[None]).to(self.config.device), latents
 
     @torch.no_grad()
     def fit_components(self) -> None:
@@ -140,8 +165,7 @@ class CodecTrainer:
         per_clip = max(1, self.config.blocks // len(self.clips))
         samples: dict[str, list[Tensor]] = {"first": [], "later": []}
         for clip in self.clips:
-            frames = clip[::-1] if draw.random() < 0.5 else clip
-            video = to_video((frames[:, :, ::-1] if draw.random() < 0.5 else frames)[None])
+            video = to_video(turned(clip, draw.random() < 0.5, draw.random() < 0.5)[None])
             whole = video[:, :, : (video.shape[2] - 1) // 8 * 8 + 1]
             stills = [to_blocks(whole[:, :, f : f + 1]) for f in range(0, whole.shape[2], 8)]
             for name, blocks in (("first", torch.cat(stills)), ("later", to_blocks(whole[:, :, 1:]))):
@@ -160,16 +184,6 @@ class CodecTrainer:
             getattr(self.codec, f"{name}_mean").copy_(mean)
             getattr(self.codec, f"{name}_scale")[:channels] = scale.clamp_min(1e-6)
         self.fitted = True
-
-    @torch.no_grad()
-    def _latent_spread(self) -> Tensor:
-        some = np.linspace(0, len(self.clips) - 1, min(32, len(self.clips))).astype(int)
-        latents = torch.cat([self.codec.encode(to_video(self.clips[i : i + 1]).to(self.config.device)) for i in some])
-        return latents[:, :, 1:].std(dim=(0, 2, 3, 4))
-
-    @staticmethod
-    def _psnr(a: Tensor, b: Tensor) -> float:
-        return float(10 * torch.log10(4.0 / (a - b).square().mean().clamp_min(1e-10)))
 
     def save(self) -> None:
         """Write codec and optimiser to out/codec_last.safetensors."""
@@ -197,40 +211,3 @@ class CodecTrainer:
         with safe_open(path, "pt") as file:
             self.iteration = int(file.metadata()["iteration"])
         self.optimizer.load_tensors(tensors)
-
-
-def local_detail(video: Tensor) -> Tensor:
-    """Strength of fine detail of video (b, 3, f, H, W): RMS of the Laplacian of luma over 8 x 8 pixels, (b, f, y, x).
-
-    Matching it asks for as much detail as there should be, not for each pixel of it: what a decoder cannot know it may
-    draw, where squared error alone would leave grey.
-    """
-    luma = (video * video.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1, 1)).sum(1)
-    around = luma[..., :-2, 1:-1] + luma[..., 2:, 1:-1] + luma[..., 1:-1, :-2] + luma[..., 1:-1, 2:]
-    return (F.avg_pool2d((4 * luma[..., 1:-1, 1:-1] - around).square(), 8, ceil_mode=True) + 1e-5).sqrt()
-
-
-def scramble(latents: Tensor, noise: Tensor, spread: Tensor, start: Tensor, strength: Tensor) -> Tensor:
-    """Replace the fine channels of all but the first latent frame by noise, softly from channel `start` on.
-
-    This is what a world model that knows the large shapes but not the detail samples: grain with many steps, too little
-    of everything with few. The decoder learns to make believable pictures of both.
-
-    Args:
-        latents: (b, c, t, y, x), channels from coarse to fine.
-        noise: Same shape; standard normal keeps the spread of the channels, less of it shrinks them.
-        spread: (c,) standard deviation of each channel.
-        start: (b,) in [0, 1], share of the channels that stay.
-        strength: (b,) in [0, 1], 1 = the finest channels keep nothing.
-    """
-    place = torch.linspace(0, 1, latents.shape[1], device=latents.device)
-    angle = 0.5 * torch.pi * strength[:, None] * ((place - start[:, None]) / 0.25).clamp(0, 1)
-    angle = angle[:, :, None, None, None].expand(-1, -1, latents.shape[2], 1, 1).clone()
-    angle[:, :, 0] = 0
-    return angle.cos() * latents + angle.sin() * spread.view(1, -1, 1, 1, 1) * noise
-
-
-def _edge_error(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute error of horizontal and vertical differences: keeps edges sharp where squared error would blur."""
-    difference = a - b
-    return difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()

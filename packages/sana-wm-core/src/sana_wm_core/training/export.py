@@ -31,10 +31,14 @@ def load_codec(run: str | Path) -> PocketCodec:
     return codec.eval()
 
 
-def export_pocket(
-    codec_run: str | Path, world_run: str | Path, out: str | Path, recipe: str, changes: list[str] | None = None
-) -> int:
-    """Write the pocket world of two runs to a folder, float16; returns its size in bytes."""
+def assemble_pocket(
+    codec_run: str | Path, world_run: str | Path, recipe: str, changes: list[str] | None = None
+) -> Pocket:
+    """The pocket world of two runs, averaged weights in it, ready to sample.
+
+    Raises:
+        ValueError: A run folder without a checkpoint.
+    """
     plan = load_recipe(recipe, changes)
     path = Path(world_run) / "last.safetensors"
     if not path.is_file():
@@ -49,5 +53,12 @@ def export_pocket(
     text.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("text.")})
     spread = [round(float(s), 4) for s in tensors["spread"]] if plan.train.prediction == "wiener" else None
     preset = PocketPreset.model_validate({**plan.sampling, "latent_spread": spread})
-    save_pocket(Pocket(transformer, load_codec(codec_run), text, preset), out, torch.float16)
+    return Pocket(transformer.eval(), load_codec(codec_run), text.eval(), preset)
+
+
+def export_pocket(
+    codec_run: str | Path, world_run: str | Path, out: str | Path, recipe: str, changes: list[str] | None = None
+) -> int:
+    """Write the pocket world of two runs to a folder, float16; returns its size in bytes."""
+    save_pocket(assemble_pocket(codec_run, world_run, recipe, changes), out, torch.float16)
     return sum(p.stat().st_size for p in Path(out).rglob("*") if p.is_file())
