@@ -82,8 +82,13 @@ def _decode(x_bnhd: Tensor, rays: Rays) -> Tensor:
 
 def _keep_rms(after: Tensor, before: Tensor) -> Tensor:
     """Shrink each head vector that the transform made longer back to the length it had."""
-    rms_before, rms_after = ((x.square().mean(-1, keepdim=True) + 1e-6).sqrt() for x in (before, after))
+    rms_before, rms_after = (_rms(x) for x in (before, after))
     return after * (rms_before / rms_after.clamp_min(_MIN_RMS)).clamp_max(1.0)
+
+
+def _rms(x: Tensor) -> Tensor:
+    # The norm reads x once; squares and their mean would write it out first.
+    return (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1] + 1e-6).sqrt()
 
 
 def _length(x_bnhd: Tensor) -> Tensor:

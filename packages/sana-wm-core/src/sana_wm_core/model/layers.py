@@ -17,6 +17,13 @@ _ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu, None: lambda x: 
 _FFN_BUDGET = 1 << 22
 
 
+def _activate(name: str | None, x: Tensor) -> Tensor:
+    """Apply an activation; without gradients a SiLU overwrites its argument: fresh memory costs more than the sums."""
+    if name == "silu" and not torch.is_grad_enabled():
+        return F.silu(x, inplace=True)
+    return _ACTIVATIONS[name](x)
+
+
 class RMSNorm(nn.Module):
     """Divides by the root mean square over the last axis, then applies a gain per channel."""
 
@@ -27,6 +34,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == self.weight.dtype == torch.float32:
+            if x.device.type == "cpu":
+                # F.rms_norm writes out the squares there; the norm reads x once.
+                length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+                return x * (length.square() / x.shape[-1] + self.eps).rsqrt() * self.weight
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         normed = F.rms_norm(x.float(), self.weight.shape, None, self.eps)
         # The published model rounds before the gain is applied.
@@ -133,13 +144,15 @@ class GatedConvFFN(nn.Module):
         return self._along_time(y.reshape(b, clip.frames, n // clip.frames, c), clip).reshape(b, n, c)
 
     def _within_frames(self, images: Tensor) -> Tensor:
-        first, gate_act, last = (_ACTIVATIONS[name] for name in self.acts)
+        first, gate_act, last = self.acts
         widen, depth, narrow = self.inverted_conv.conv, self.depth_conv.conv, self.point_conv.conv
-        inner = first(F.linear(images, widen.weight.flatten(1), widen.bias))
+        inner = _activate(first, F.linear(images, widen.weight.flatten(1), widen.bias))
         # channels-last memory, seen as (f, c, y, x): the layout both the linears and the depthwise filter like
         inner = depth(inner.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         value, gate = inner.chunk(2, dim=-1)
-        return last(F.linear(value * gate_act(gate), narrow.weight.flatten(1)))
+        gate = _activate(gate_act, gate)
+        gated = value * gate if torch.is_grad_enabled() else value.mul_(gate)
+        return _activate(last, F.linear(gated, narrow.weight.flatten(1)))
 
     def _along_time(self, y_btsc: Tensor, clip: Clip) -> Tensor:
         weight = self.t_conv.weight[..., 0]  # (out, in, taps)
@@ -154,7 +167,8 @@ class GatedConvFFN(nn.Module):
             later = F.linear(whole[:, offset:], weight[..., reach + offset])
             if chunk is not None:
                 later = later * (chunk[offset:] == chunk[:-offset]).to(later.dtype)[:, None, None]
-            out = out + F.pad(earlier, (0, 0, 0, 0, offset, 0)) + F.pad(later, (0, 0, 0, 0, 0, offset))
+            out[:, offset:] += earlier
+            out[:, :-offset] += later
         return out[:, before:]
 
 
