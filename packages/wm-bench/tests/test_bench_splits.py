@@ -102,6 +102,16 @@ def test_paths_keep_the_rules(split, scene_id):
     assert [p.quality_score for p in scene.pairs] == sorted(p.quality_score for p in scene.pairs)
 
 
+@pytest.mark.parametrize("split", ["proc_simple_60s", "proc_hard_60s"])
+def test_all_eighty_scenes_fit_and_are_revisited(split):
+    scenes = load_procedural(split).scenes
+    assert min(len(scene.pairs) for scene in scenes) >= 5
+    assert max(scene.extra["smoothness"]["speed_max_m_s"] for scene in scenes) <= 0.41
+    assert max(scene.extra["smoothness"]["turn_max_deg_s"] for scene in scenes) <= 12.0 + 1e-6
+    assert min(scene.extra["smoothness"]["farthest_m"] for scene in scenes) > 0.5
+    assert len({scene.template for scene in scenes}) == 10
+
+
 def test_a_collision_slows_the_path_down_and_is_told():
     start = np.eye(4)
 
@@ -143,8 +153,8 @@ def test_truth_is_rendered_with_the_lens_of_the_picture():
     # A square picture is the middle of the wide one.
     np.testing.assert_allclose(square.depth, wide.depth[:, :, 28:100], rtol=1e-4)
     assert np.abs(square.rgb.astype(int) - wide.rgb[:, :, 28:100]).mean() < 1
-    between = truth(scene, np.array([0.5]), (72, 128)).depth[0]
-    ends = truth(scene, np.array([0.0, 1.0]), (72, 128)).depth
+    between = truth(scene, np.array([0.5]) / 16, (72, 128)).depth[0]
+    ends = truth(scene, np.array([0.0, 1.0]) / 16, (72, 128)).depth
     middle = np.isfinite(ends).all(0) & np.isfinite(between)
     assert np.median(np.abs(between[middle] - ends[:, middle].mean(0))) < 0.01
 

@@ -30,8 +30,8 @@ def draw_split(split: Split, path: Path) -> Path:
         columns.setdefault(scene.template, []).append(scene)
     order = sorted(columns)
     rows = max(len(scenes) for scenes in columns.values())
-    figure = Figure(figsize=(2.1 * len(order) + 0.6, 2.35 * rows + 0.9), dpi=90, facecolor="white")
-    top = 1.0 - 0.75 / figure.get_figheight()
+    figure = Figure(figsize=(2.1 * len(order) + 0.6, 2.35 * rows + 1.1), dpi=90, facecolor="white")
+    top = 1.0 - 1.0 / figure.get_figheight()
     grid = figure.add_gridspec(
         2 * rows, len(order), height_ratios=[1.0, 1.05] * rows, hspace=0.12, wspace=0.1, left=0.02, right=0.99,
         top=top, bottom=0.02,
@@ -71,8 +71,8 @@ def _plan(axes: Axes, scene: BenchScene) -> None:
     for (px, pz), (dx, dz) in zip(np.stack([x, z], 1)[picks], looking, strict=True):
         axes.plot([px, px + dx], [pz, pz + dz], color="#35608d", linewidth=0.7)
     middle = np.array([(x.min() + x.max()) / 2, (z.min() + z.max()) / 2])
-    axes.set_xlim(middle[0] - 0.95 * reach, middle[0] + 0.95 * reach)
-    axes.set_ylim(middle[1] - 0.65 * reach, middle[1] + 0.65 * reach)
+    axes.set_xlim(middle[0] - 1.05 * reach, middle[0] + 1.05 * reach)
+    axes.set_ylim(middle[1] - 0.8 * reach, middle[1] + 0.62 * reach)
     axes.set_aspect("equal")
     axes.set_xticks([])
     axes.set_yticks([])

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from camera_control.geometry import crop_intrinsics
@@ -89,6 +89,20 @@ class BenchScene:
         return total.hexdigest()
 
 
+class TruthOf(Protocol):
+    """Exact pictures and depth of a scene at instants (n,) in seconds, in a picture of (height, width)."""
+
+    def __call__(
+        self,
+        scene: BenchScene,
+        times_s: NDArray[np.float64],
+        size: tuple[int, int],
+        lens: NDArray[np.float64] | None = None,
+    ) -> Truth:
+        """Render; `lens` (4,) px replaces the one that follows from the size."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """A named set of scenes with a way to get first frames, and exact truth where the world is known.
@@ -101,7 +115,7 @@ class Split:
     revision: str
     scenes: Sequence[BenchScene]
     first_frame: Callable[[BenchScene, tuple[int, int]], NDArray[np.uint8]]
-    truth: Callable[[BenchScene, NDArray[np.float64], tuple[int, int]], Truth] | None
+    truth: TruthOf | None
     complete: int  # scenes that a headline number needs
 
     def scene(self, scene_id: str) -> BenchScene:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,12 +106,19 @@ def _plan(world: Scene, template: Template) -> Plan:
     return plan_path(template, start, depth_m, world.distance, RULES)
 
 
-def truth(scene: BenchScene, frames: NDArray[Any], size: tuple[int, int]) -> Truth:
-    """Render what the camera sees at whole or fractional pose indices (n,), in a picture of (height, width)."""
-    path = scene.trajectory(size)
-    poses, lens = path.at(np.asarray(frames, np.float64) / scene.fps)
-    assert lens is not None
-    drawn = render(world_of(scene.id), poses, lens, size, workers=1)
+def truth(
+    scene: BenchScene,
+    times_s: NDArray[np.float64],
+    size: tuple[int, int],
+    lens: NDArray[np.float64] | None = None,
+) -> Truth:
+    """Render what the camera sees at instants (n,) of the path, in a picture of (height, width).
+
+    `lens` (4,) replaces the lens that follows from filling and centre-cropping the source picture.
+    """
+    poses, own = scene.trajectory(size).at(np.asarray(times_s, np.float64))
+    assert own is not None
+    drawn = render(world_of(scene.id), poses, own if lens is None else np.tile(lens, (len(own), 1)), size, workers=1)
     return Truth(drawn.rgb, drawn.depth)
 
 

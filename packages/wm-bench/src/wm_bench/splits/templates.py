@@ -93,7 +93,7 @@ def _l_return() -> Array:
 
 
 def _room_loop() -> Array:
-    a = _turn(13)
+    a = 1.12 * _turn(13)
     return _keys(0.42 * np.sin(a), 0, 0.45 * (1 - np.cos(a)), 20 * np.sin(a), 0)
 
 
@@ -114,7 +114,7 @@ def _room_explorer() -> Array:
 
 
 def _full_orbit() -> Array:
-    return _circle(np.linspace(0, 360, 15), 0.5, 0, 0)
+    return _circle(np.linspace(0, 395, 15), 0.5, 0, 0)
 
 
 def _staircase_ascent() -> Array:

@@ -1,0 +1,1 @@
+"""What is measured on frames: likeness, revisits, drift, flicker, consistency; and adapters to outside scorers."""
