@@ -8,23 +8,24 @@ import torch
 from torch import Tensor
 
 from gdn_kernels.backend import choose
-from gdn_kernels.frame_gdn import chunked, reference
-from gdn_kernels.frame_gdn.state import FrameState
-
-Rope = tuple[Tensor, Tensor]
+from gdn_kernels.frame_gdn import checks, ops, reference
+from gdn_kernels.frame_gdn.parts import Rope
+from gdn_kernels.frame_gdn.state import FrameState, typed
 
 
 @overload
 def frame_gdn(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gamma: Tensor, *, rope: Rope | None = ..., eps: float = ...,
     chunk_starts: Tensor | None = ..., initial_state: FrameState | None = ...,
-    output_final_state: Literal[False] = ..., backend: str = ...,
+    output_final_state: Literal[False] = ..., backend: str = ..., precision: str = ...,
+    checked: bool = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def frame_gdn(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gamma: Tensor, *, rope: Rope | None = ..., eps: float = ...,
     chunk_starts: Tensor | None = ..., initial_state: FrameState | None = ...,
-    output_final_state: Literal[True], backend: str = ...,
+    output_final_state: Literal[True], backend: str = ..., precision: str = ...,
+    checked: bool = ...,
 ) -> tuple[Tensor, FrameState]: ...  # fmt: skip
 def frame_gdn(
     q: Tensor,
@@ -39,6 +40,8 @@ def frame_gdn(
     initial_state: FrameState | None = None,
     output_final_state: bool = False,
     backend: str = "auto",
+    precision: str = "auto",
+    checked: bool = False,
 ) -> Tensor | tuple[Tensor, FrameState]:
     """Mix tokens through a memory that advances one latent frame at a time, both ways in time.
 
@@ -60,25 +63,26 @@ def frame_gdn(
         chunk_starts: (t,) bool, where the reverse scan restarts; None = bidirectional, all True = forward only.
         initial_state: Memory after the previous frames; None starts empty.
         output_final_state: Also return the forward memory after the last frame.
-        backend: "auto", "torch" or "reference".
+        backend: "auto" (triton on an NVIDIA GPU, else torch), or one of "triton", "torch", "reference", required.
+        precision: Of the products on triton: "bf16", "tf32" or "fp32"; "auto" is bf16 for bfloat16 tokens, else fp32.
+            torch always computes in float32, or float64 for float64 tokens.
+        checked: Also look at values: finite gates in range and a transition that contracts. Slow, for debugging.
 
     Returns:
-        (b, n, h, e) in the type of q, and the FrameState if asked for.
+        (b, n, h, e) in the type of q, and the FrameState if asked for. Gradients flow to q, k, v, beta,
+        log_gamma and the initial state, not to rope.
 
     Raises:
-        ValueError: Shapes that do not fit, named.
+        ValueError: An argument of a wrong shape, type or device, or a backend that cannot run; named, before any work.
 
     Reference: SANA-WM (arXiv 2605.15178), hybrid linear attention; derivation in frame_gdn/README.md.
     """
-    _check(q, k, v, beta, log_gamma, chunk_starts, initial_state)
-    if rope is not None and any(part.shape != (q.shape[1], q.shape[-1] // 2) for part in rope):
-        shapes = [tuple(part.shape) for part in rope]
-        raise ValueError(f"rope has shapes {shapes}; expected two of (n, d / 2) = {(q.shape[1], q.shape[-1] // 2)}")
-    if initial_state is not None and initial_state.z is None:
-        raise ValueError("initial_state has no z; a state of frame_gdn carries kv and z")
-    form = reference if choose(backend) == "reference" else chunked
-    with torch.autocast(q.device.type, enabled=False):
-        out, state = form.frame_gdn(q, k, v, beta, log_gamma, rope, eps, chunk_starts, initial_state)
+    checks.tokens(q, k, v, beta, log_gamma, chunk_starts)
+    checks.rotation(q, rope)
+    checks.state("initial_state", initial_state, q, v, True)
+    if checked:
+        checks.gates(k, beta, log_gamma)
+    out, state = _run(q, k, v, beta, log_gamma, rope, eps, chunk_starts, initial_state, backend, precision)
     return (out, state) if output_final_state else out
 
 
@@ -86,11 +90,13 @@ def frame_gdn(
 def frame_gdn_camera(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gamma: Tensor, *, chunk_starts: Tensor | None = ...,
     initial_state: FrameState | None = ..., output_final_state: Literal[False] = ..., backend: str = ...,
+    checked: bool = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def frame_gdn_camera(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gamma: Tensor, *, chunk_starts: Tensor | None = ...,
-    initial_state: FrameState | None = ..., output_final_state: Literal[True], backend: str = ...,
+    initial_state: FrameState | None = ..., output_final_state: Literal[True], backend: str = ..., precision: str = ...,
+    checked: bool = ...,
 ) -> tuple[Tensor, FrameState]: ...  # fmt: skip
 def frame_gdn_camera(
     q: Tensor,
@@ -103,6 +109,8 @@ def frame_gdn_camera(
     initial_state: FrameState | None = None,
     output_final_state: bool = False,
     backend: str = "auto",
+    precision: str = "auto",
+    checked: bool = False,
 ) -> Tensor | tuple[Tensor, FrameState]:
     """The camera branch's recurrence: the numerator of frame_gdn for features already in their ray frames.
 
@@ -110,35 +118,39 @@ def frame_gdn_camera(
 
     Reference: SANA-WM (arXiv 2605.15178), camera control; frame_gdn/README.md.
     """
-    _check(q, k, v, beta, log_gamma, chunk_starts, initial_state)
-    form = reference if choose(backend) == "reference" else chunked
-    with torch.autocast(q.device.type, enabled=False):
-        out, state = form.frame_gdn_camera(q, k, v, beta, log_gamma, chunk_starts, initial_state)
+    checks.tokens(q, k, v, beta, log_gamma, chunk_starts)
+    checks.state("initial_state", initial_state, q, v, False)
+    if checked:
+        checks.gates(k, beta, log_gamma)
+    out, state = _run(q, k, v, beta, log_gamma, None, None, chunk_starts, initial_state, backend, precision)
     return (out, state) if output_final_state else out
 
 
-def _check(
+def _run(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     beta: Tensor,
     log_gamma: Tensor,
+    rope: Rope | None,
+    eps: float | None,
     chunk_starts: Tensor | None,
     state: FrameState | None,
-) -> None:
-    if q.ndim != 4:
-        raise ValueError(f"q has shape {tuple(q.shape)}; expected (b, n, h, d), such as (1, 2640, 20, 112)")
-    b, n, h, d = q.shape
-    t = log_gamma.shape[-1] if log_gamma.ndim == 3 else 0
-    if log_gamma.shape != (b, h, t) or t < 1:
-        raise ValueError(f"log_gamma has shape {tuple(log_gamma.shape)}; expected (b, h, t) with b, h = {(b, h)}")
-    if n % t:
-        raise ValueError(f"q has {n} tokens, which {t} frames of log_gamma do not divide; n must be t * s")
-    wanted = {"k": (k, (b, n, h, d)), "v": (v, (b, n, h, v.shape[-1])), "beta": (beta, (b, h, t, n // t))}
-    for name, (tensor, shape) in wanted.items():
-        if tensor.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {shape}")
-    if chunk_starts is not None and chunk_starts.shape != (t,):
-        raise ValueError(f"chunk_starts has shape {tuple(chunk_starts.shape)}; expected (t,) = ({t},)")
-    if state is not None and state.kv.shape != (b, h, d, v.shape[-1]):
-        raise ValueError(f"initial_state.kv has shape {tuple(state.kv.shape)}; expected {(b, h, d, v.shape[-1])}")
+    backend: str,
+    precision: str,
+) -> tuple[Tensor, FrameState]:
+    chosen = choose(backend, q, max(q.shape[-1], v.shape[-1]), precision)
+    with torch.autocast(q.device.type, enabled=False):
+        if chosen == "reference":
+            if eps is None:
+                return reference.frame_gdn_camera(q, k, v, beta, log_gamma, chunk_starts, state)
+            return reference.frame_gdn(q, k, v, beta, log_gamma, rope, eps, chunk_starts, state)
+        given = q.dtype
+        q, k, v, log_gamma, kv, z = typed(q, k, v, log_gamma, state, eps is not None)
+        cos, sin = (None, None) if rope is None else rope
+        inputs = (q, k, v, beta, log_gamma)
+        save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (*inputs, kv, z))
+        # An operator call costs more than a small clip; where nothing traces or differentiates, it buys nothing.
+        run = ops.forward if save or torch.compiler.is_compiling() else ops.run_forward
+        out, kv, z, *_ = run(*inputs, cos, sin, chunk_starts, kv, z, eps, save, chosen)
+    return out.to(given), FrameState(kv, None if eps is None else z)

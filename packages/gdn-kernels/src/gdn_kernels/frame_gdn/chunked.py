@@ -1,8 +1,7 @@
-"""The parallel form in plain torch: all frames summarised by batched products, then a short scan of d x d matrices.
+"""The parallel part in plain torch: per frame, products over all its tokens; forward and closed-form backward.
 
-With P_t = K' B K and A_t = K' B V one frame is the affine map M <- gamma (M - P M) + A, and the reverse scan reuses the
-same P, A, gamma. Two schedules: whole tensors at once (differentiable, best for small clips) and cache-sized tiles per
-head (no gradient, best for large ones). Memory and decay are float32 at least, whatever comes in.
+Large clips on a CPU are cut into blocks of one head and a few frames, so that a tile of keys is rotated, weighted and
+multiplied while it is in cache; anything else is one block. Sums are float32 at least, whatever comes in.
 """
 
 from __future__ import annotations
@@ -12,185 +11,216 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gdn_kernels.frame_gdn.reference import Rope
-from gdn_kernels.frame_gdn.state import FrameState, empty_state
+from gdn_kernels.frame_gdn.parts import Adjoint, Memories, Rope, Summary
+from gdn_kernels.frame_gdn.scan import compose_prefix, composite, scan, scan_backward
+from gdn_kernels.frame_gdn.state import FrameState, kv_of, z_of
+
+__all__ = [
+    "compose_prefix",
+    "composite",
+    "readout",
+    "readout_backward",
+    "scan",
+    "scan_backward",
+    "summary",
+    "summary_backward",
+]
 
 # About 3.5k tokens of 112 floats are 1.6 MB: a tile and its rotated copy stay in the second-level cache.
 _TILE_TOKENS = 3520
 _WHOLE_BELOW = 1 << 21  # elements of a token tensor
 
 
-class Summary(NamedTuple):
-    """What the scans need of every frame: P (b, h, t, d, d) and A (b, h, t, d, e)."""
+class _Block(NamedTuple):
+    """Which batch elements, heads and frames are worked on together."""
 
-    p: Tensor
-    a: Tensor
-
-
-def frame_gdn(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    log_gamma: Tensor,
-    rope: Rope | None,
-    eps: float,
-    chunk_starts: Tensor | None,
-    state: FrameState | None,
-) -> tuple[Tensor, FrameState]:
-    """Same function as reference.frame_gdn."""
-    work = torch.promote_types(q.dtype, torch.float32)
-    gamma = log_gamma.to(work).exp()
-    state = (state or empty_state(q, q.shape[-1], v.shape[-1], True, work)).to(work)
-    assert state.z is not None
-    turns = None if rope is None else torch.complex(rope[0].to(work), rope[1].to(work))
-    if _tiled(q, k, v, beta, log_gamma):
-        return _tiled_gdn(q, k, v, beta.to(work), gamma, turns, eps, chunk_starts, state)
-    t = gamma.shape[-1]
-    q_rot, k_rot = (_frames(_turn(x.to(work), turns), t) for x in (q, k))
-    q_bhtsd, k_bhtsd, v_bhtsd = (_frames(x.to(work), t) for x in (q, k, v))
-    weight = beta.to(work)[..., None]
-    memory, kv = _scans(_summarise(k_rot, k_rot * weight, v_bhtsd), gamma, chunk_starts, state.kv)
-    weighted = k_bhtsd * weight
-    plain = Summary(weighted.mT @ k_bhtsd, weighted.sum(3)[..., None])
-    memory_z, z = _scans(plain, gamma, chunk_starts, state.z[..., None])
-    out = (q_rot @ memory) / (q_bhtsd @ memory_z + eps)
-    return _tokens(out, q.dtype), FrameState(kv, z[..., 0])
+    b: slice
+    h: slice
+    f: slice
+    tokens: slice
 
 
-def frame_gdn_camera(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    log_gamma: Tensor,
-    chunk_starts: Tensor | None,
-    state: FrameState | None,
-) -> tuple[Tensor, FrameState]:
-    """Same function as reference.frame_gdn_camera."""
-    work = torch.promote_types(q.dtype, torch.float32)
-    gamma = log_gamma.to(work).exp()
-    state = (state or empty_state(q, q.shape[-1], v.shape[-1], False, work)).to(work)
-    if _tiled(q, k, v, beta, log_gamma):
-        return _tiled_gdn(q, k, v, beta.to(work), gamma, None, None, chunk_starts, state)
-    t = gamma.shape[-1]
-    q_bhtsd, k_bhtsd, v_bhtsd = (_frames(x.to(work), t) for x in (q, k, v))
-    summary = _summarise(k_bhtsd, k_bhtsd * beta.to(work)[..., None], v_bhtsd)
-    memory, kv = _scans(summary, gamma, chunk_starts, state.kv)
-    return _tokens(q_bhtsd @ memory, q.dtype), FrameState(kv)
-
-
-def _scans(summary: Summary, gamma: Tensor, chunk_starts: Tensor | None, first: Tensor) -> tuple[Tensor, Tensor]:
-    """Forward inclusive plus reverse exclusive memory of every frame (b, h, t, d, e), and the last forward one."""
-    p, a = summary.p.unbind(2), summary.a.unbind(2)
-    g = gamma[..., None, None].unbind(2)
-    frames = len(p)
-    restart = [False] * frames if chunk_starts is None else [bool(s) for s in chunk_starts.tolist()]
-    memory, ahead = first, []
-    for t in range(frames):
-        kept = g[t] * memory
-        memory = kept - p[t] @ kept + a[t]
-        ahead.append(memory)
-    total = list(ahead)
-    back: Tensor | None = None
-    for t in range(frames - 1, 0, -1):
-        if restart[t]:
-            back = None
+def summary(k: Tensor, v: Tensor, beta: Tensor, rope: Rope | None, divide: bool) -> Summary:
+    """P, A and, for the denominator, P and A of unrotated keys and the value 1."""
+    (b, _, h, d), e, t = k.shape, v.shape[-1], beta.shape[2]
+    work, turns = working_type(k), _turns(rope, k)
+    p = torch.empty(b, h, t, d, d, dtype=work, device=k.device)
+    a = torch.empty(b, h, t, d, e, dtype=work, device=k.device)
+    p_z = torch.empty_like(p) if divide and turns is not None else None
+    a_z = torch.empty(b, h, t, d, dtype=work, device=k.device) if divide else None
+    for at in _blocks(k, beta):
+        keys, weight = _tile(k, at, t, work), _gates(beta, at, work)
+        rotated = _turn(keys, turns, at)
+        weighted = rotated * weight
+        torch.bmm(weighted.mT, rotated, out=p[at.b, at.h, at.f].view(-1, d, d))
+        torch.bmm(weighted.mT, _tile(v, at, t, work), out=a[at.b, at.h, at.f].view(-1, d, e))
+        if a_z is None:
             continue
-        if back is None:
-            back = a[t]
-        else:
-            kept = g[t] * back
-            back = kept - p[t] @ kept + a[t]
-        total[t - 1] = ahead[t - 1] + back
-    return torch.stack(total, 2), memory
+        if p_z is not None:
+            weighted = keys * weight
+            torch.bmm(weighted.mT, keys, out=p_z[at.b, at.h, at.f].view(-1, d, d))
+        a_z[at.b, at.h, at.f] = weighted.sum(1).view(a_z[at.b, at.h, at.f].shape)
+    return Summary(p, a, p_z, a_z)
 
 
-def _tiled_gdn(
-    q: Tensor,
+def readout(q: Tensor, memories: Memories, rope: Rope | None, eps: float | None) -> tuple[Tensor, Tensor | None]:
+    """Q (F + R), divided by Q (z + r) + eps unless eps is None; and that denominator (b, h, t, s)."""
+    (b, n, h, d), (t, e) = q.shape, memories.f.shape[2::2]
+    work, turns, s = working_type(q), _turns(rope, q), n // t
+    total, total_z = memories.total, memories.total_z
+    out = torch.empty(b, n, h, e, dtype=q.dtype, device=q.device)
+    den = None if eps is None else torch.empty(b, h, t, s, dtype=work, device=q.device)
+    for at in _blocks(q, memories.f):
+        queries = _tile(q, at, t, work)
+        read = torch.bmm(_turn(queries, turns, at), total[at.b, at.h, at.f].reshape(-1, d, e))
+        if den is not None and eps is not None:
+            assert total_z is not None
+            part = (queries * total_z[at.b, at.h, at.f].reshape(-1, 1, d)).sum(-1)
+            part.add_(eps)
+            read.mul_(part.reciprocal()[..., None])
+            den[at.b, at.h, at.f] = part.view(den[at.b, at.h, at.f].shape)
+        _put(out, read, at)
+    return out, den
+
+
+def readout_backward(
+    grad: Tensor, out: Tensor, den: Tensor | None, q: Tensor, memories: Memories, rope: Rope | None
+) -> tuple[Tensor, FrameState]:
+    """Gradients of q and of the memories each frame read (kv (b, h, t, d, e), z (b, h, t, d))."""
+    (b, _, h, d), (t, e) = q.shape, memories.f.shape[2::2]
+    work, turns, back = working_type(q), _turns(rope, q), _turns(rope, q, back=True)
+    total, total_z = memories.total, memories.total_z
+    d_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    d_kv = torch.empty(b, h, t, d, e, dtype=work, device=q.device)
+    d_z = None if den is None else torch.empty(b, h, t, d, dtype=work, device=q.device)
+    for at in _blocks(q, memories.f):
+        queries, d_num = _tile(q, at, t, work), _tile(grad, at, t, work)
+        if den is not None:
+            inverse = den[at.b, at.h, at.f].reshape(len(queries), -1, 1).reciprocal()
+            d_num = d_num * inverse
+            d_den = -(d_num * _tile(out, at, t, work)).sum(-1, keepdim=True)
+        d_queries = torch.bmm(d_num, total[at.b, at.h, at.f].reshape(-1, d, e).mT)
+        torch.bmm(_turn(queries, turns, at).mT, d_num, out=d_kv[at.b, at.h, at.f].view(-1, d, e))
+        d_queries = _turn(d_queries, back, at)
+        if den is not None:
+            assert total_z is not None and d_z is not None
+            d_queries += d_den * total_z[at.b, at.h, at.f].reshape(-1, 1, d)
+            d_z[at.b, at.h, at.f] = (queries * d_den).sum(1).view(d_z[at.b, at.h, at.f].shape)
+        _put(d_q, d_queries, at)
+    return d_q, FrameState(d_kv, d_z)
+
+
+def summary_backward(
     k: Tensor,
     v: Tensor,
     beta: Tensor,
-    gamma: Tensor,
-    turns: Tensor | None,
-    eps: float | None,
-    chunk_starts: Tensor | None,
-    state: FrameState,
-) -> tuple[Tensor, FrameState]:
-    """One head and a few frames at a time, so that keys are rotated, weighted and multiplied while in cache."""
-    b, n, h, d = q.shape
-    e, t, work = v.shape[-1], gamma.shape[-1], gamma.dtype
+    log_gamma: Tensor,
+    adjoint: Adjoint,
+    memories: Memories,
+    first: FrameState | None,
+    rope: Rope | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of k, v and beta from those that reached every frame's map."""
+    (_, _, _, d), e, t = k.shape, v.shape[-1], beta.shape[2]
+    work, turns, back = working_type(k), _turns(rope, k), _turns(rope, k, back=True)
+    gamma = log_gamma.to(work).exp()[..., None]
+    d_k, d_v, d_beta = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (k, v, beta))
+    assert memories.r is not None
+    pairs_z = []
+    if adjoint.g_z is not None and adjoint.h_z is not None and memories.zf is not None and memories.zr is not None:
+        before = _shifted(memories.zf, z_of(first))
+        pairs_z = [(adjoint.g_z, gamma * before), (adjoint.h_z, gamma * memories.zr)]
+    for at in _blocks(k, beta):
+        keys, values, weight = _tile(k, at, t, work), _tile(v, at, t, work), _gates(beta, at, work)
+        rotated = _turn(keys, turns, at)
+        g, h, r = (x[at.b, at.h, at.f].reshape(-1, d, e) for x in (adjoint.g, adjoint.h, memories.r))
+        f = _before(memories.f, kv_of(first), at).reshape(-1, d, e)
+        d_a = g + h
+        d_p = torch.bmm(g, f.mT).baddbmm_(h, r.mT).mul_(-gamma[at.b, at.h, at.f].reshape(-1, 1, 1))
+        # P is a quadratic form of the keys, so both sides of it get the gradient.
+        d_keys = torch.bmm(rotated, d_p + d_p.mT).baddbmm_(values, d_a.mT)
+        d_values = torch.bmm(rotated, d_a)
+        d_gates = ((d_keys * rotated).sum(-1) + (d_values * values).sum(-1)) / 2
+        _put(d_v, d_values.mul_(weight), at)
+        d_keys = _turn(d_keys.mul_(weight), back, at)
+        for g_z, z in pairs_z:
+            # z is a rank-one case: no d x d gradient is formed.
+            g_row, z_row = (x[at.b, at.h, at.f].reshape(-1, 1, d) for x in (g_z, z))
+            along = (keys * g_row).sum(-1, keepdim=True)
+            missing = 1 - (keys * z_row).sum(-1, keepdim=True)
+            d_gates += (along * missing)[..., 0]
+            d_keys += (weight * missing) * g_row - (weight * along) * z_row
+        _put(d_k, d_keys, at)
+        d_beta[at.b, at.h, at.f] = d_gates.view(d_beta[at.b, at.h, at.f].shape).to(beta.dtype)
+    return d_k, d_v, d_beta
+
+
+def storage(x: Tensor) -> torch.dtype:
+    """Type of the per-frame matrices."""
+    return working_type(x)
+
+
+def working_type(x: Tensor) -> torch.dtype:
+    """float32, or float64 for float64."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _blocks(x_bnhd: Tensor, per_frame: Tensor) -> list[_Block]:
+    b, n, h, _ = x_bnhd.shape
+    t = per_frame.shape[2]
+    if x_bnhd.device.type != "cpu" or x_bnhd.numel() <= _WHOLE_BELOW:
+        return [_Block(slice(0, b), slice(0, h), slice(0, t), slice(0, n))]
     s = n // t
     step = max(1, _TILE_TOKENS // s)
-    p = torch.empty(b, h, t, d, d, dtype=work, device=q.device)
-    a = torch.empty(b, h, t, d, e, dtype=work, device=q.device)
-    divide = eps is not None
-    p_z = torch.empty_like(p) if divide else p
-    a_z = torch.empty(b, h, t, d, 1, dtype=work, device=q.device) if divide else a
-    tiles = [(i, j, f, min(f + step, t)) for i in range(b) for j in range(h) for f in range(0, t, step)]
-    for i, j, f, g in tiles:
-        part = slice(f * s, g * s)
-        keys = k[i, part, j].to(work).contiguous()
-        rotated = _turn_rows(keys, turns, part).view(g - f, s, d)
-        weight = beta[i, j, f:g, :, None]
-        weighted = rotated * weight
-        torch.bmm(weighted.mT, rotated, out=p[i, j, f:g])
-        torch.bmm(weighted.mT, v[i, part, j].to(work).view(g - f, s, e), out=a[i, j, f:g])
-        if divide:
-            plain = keys.view(g - f, s, d)
-            if turns is not None:
-                weighted = plain * weight
-                torch.bmm(weighted.mT, plain, out=p_z[i, j, f:g])
-            else:
-                p_z[i, j, f:g] = p[i, j, f:g]
-            a_z[i, j, f:g, :, 0] = weighted.sum(1)
-    memory, kv = _scans(Summary(p, a), gamma, chunk_starts, state.kv)
-    del p, a
-    z: Tensor | None = None
-    if divide:
-        assert state.z is not None
-        memory_z, last = _scans(Summary(p_z, a_z), gamma, chunk_starts, state.z[..., None])
-        z = last[..., 0]
-    out = torch.empty(b, n, h, e, dtype=q.dtype, device=q.device)
-    for i, j, f, g in tiles:
-        part = slice(f * s, g * s)
-        queries = q[i, part, j].to(work).contiguous()
-        read = torch.bmm(_turn_rows(queries, turns, part).view(g - f, s, d), memory[i, j, f:g])
-        if eps is not None:
-            # A one-column matrix product is four times slower here than multiply and sum.
-            total = (queries.view(g - f, s, d) * memory_z[i, j, f:g].mT).sum(-1, keepdim=True)
-            read.mul_(total.add_(eps).reciprocal_())
-        out[i, part, j] = read.view(-1, e).to(q.dtype)
-    return out, FrameState(kv, z)
+    runs = [(f, min(f + step, t)) for f in range(0, t, step)]
+    return [
+        _Block(slice(i, i + 1), slice(j, j + 1), slice(f, g), slice(f * s, g * s))
+        for i in range(b)
+        for j in range(h)
+        for f, g in runs
+    ]
 
 
-def _summarise(k: Tensor, weighted: Tensor, v: Tensor) -> Summary:
-    return Summary(weighted.mT @ k, weighted.mT @ v)
+def _tile(x_bnhd: Tensor, at: _Block, t: int, work: torch.dtype) -> Tensor:
+    """The block's tokens as (frames of all its heads, s, d); may be a view of the input."""
+    part = x_bnhd[at.b, at.tokens, at.h].permute(0, 2, 1, 3).to(work).contiguous()
+    return part.view(-1, x_bnhd.shape[1] // t, x_bnhd.shape[-1])
 
 
-def _tiled(*tensors: Tensor) -> bool:
-    needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    return not needs_gradient and tensors[0].device.type == "cpu" and tensors[0].numel() > _WHOLE_BELOW
+def _put(out_bnhd: Tensor, tile_msd: Tensor, at: _Block) -> None:
+    target = out_bnhd[at.b, at.tokens, at.h]
+    b, n, h, d = target.shape
+    target.copy_(tile_msd.view(b, h, n, d).permute(0, 2, 1, 3))
 
 
-def _turn(x_bnhd: Tensor, turns_nf: Tensor | None) -> Tensor:
+def _gates(beta: Tensor, at: _Block, work: torch.dtype) -> Tensor:
+    return beta[at.b, at.h, at.f].to(work).reshape(-1, beta.shape[-1], 1)
+
+
+def _turns(rope: Rope | None, x: Tensor, back: bool = False) -> Tensor | None:
+    """Unit complex numbers (n, d / 2). Never a lazy conj(): AOTDispatcher runs operators with that bit ignored."""
+    if rope is None:
+        return None
+    cos, sin = (part.to(working_type(x)) for part in rope)
+    return torch.complex(cos, -sin if back else sin)
+
+
+def _turn(tile_msd: Tensor, turns_nf: Tensor | None, at: _Block) -> Tensor:
     """Rotate pairs by unit complex numbers."""
     if turns_nf is None:
-        return x_bnhd
-    pairs = torch.view_as_complex(x_bnhd.unflatten(-1, (-1, 2)).contiguous())
-    return torch.view_as_real(pairs * turns_nf[:, None, :]).flatten(-2)
+        return tile_msd
+    turns = turns_nf[at.tokens]
+    pairs = torch.view_as_complex(tile_msd.view(-1, *turns.shape, 2))
+    return torch.view_as_real(pairs * turns).view(tile_msd.shape)
 
 
-def _turn_rows(x_nd: Tensor, turns_nf: Tensor | None, part: slice) -> Tensor:
-    if turns_nf is None:
-        return x_nd
-    pairs = torch.view_as_complex(x_nd.view(len(x_nd), -1, 2))
-    return torch.view_as_real(pairs * turns_nf[part]).view_as(x_nd)
+def _shifted(x: Tensor, first: Tensor | None) -> Tensor:
+    head = torch.zeros_like(x[:, :, :1]) if first is None else first[:, :, None]
+    return torch.cat([head, x[:, :, :-1]], 2)
 
 
-def _frames(x_bnhd: Tensor, t: int) -> Tensor:
-    return x_bnhd.unflatten(1, (t, -1)).permute(0, 3, 1, 2, 4)
-
-
-def _tokens(x_bhtsd: Tensor, dtype: torch.dtype) -> Tensor:
-    return x_bhtsd.to(dtype).permute(0, 2, 3, 1, 4).flatten(1, 2)
+def _before(f: Tensor, first: Tensor | None, at: _Block) -> Tensor:
+    """Memories before the frames of a block, without shifting the whole tensor."""
+    if at.f.start:
+        return f[at.b, at.h, at.f.start - 1 : at.f.stop - 1]
+    return _shifted(f[at.b, at.h, at.f], None if first is None else first[at.b, at.h])

@@ -49,6 +49,27 @@ class FrameState:
         return FrameState(tensors["kv"], tensors.get("z"))
 
 
+def kv_of(state: FrameState | None) -> Tensor | None:
+    """The numerator's memory, None standing for an empty one."""
+    return None if state is None else state.kv
+
+
+def z_of(state: FrameState | None) -> Tensor | None:
+    """The denominator's memory, likewise."""
+    return None if state is None else state.z
+
+
+def typed(
+    q: Tensor, k: Tensor, v: Tensor, log_gamma: Tensor, state: FrameState | None, with_z: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """q, k, v in one type; log_gamma and the parts of the state in the type that sums are kept in."""
+    common = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    work = torch.promote_types(common, torch.float32)
+    kv = None if state is None else state.kv.to(work)
+    z = None if state is None or state.z is None or not with_z else state.z.to(work)
+    return q.to(common), k.to(common), v.to(common), log_gamma.to(work), kv, z
+
+
 def empty_state(like: Tensor, key_width: int, value_width: int, with_z: bool, dtype: torch.dtype) -> FrameState:
     """A memory that holds nothing, for tensors like (b, n, h, d)."""
     b, _, h, _ = like.shape

@@ -1,0 +1,48 @@
+"""The launch table: tile, warps and pipeline stages of every kernel, by architecture and precision.
+
+Chosen so that no entry spills registers on sm_90 (tests/test_gdn_compile.py compiles them all); not yet tuned on a GPU.
+There is no search at run time: launches are the same every time and can be captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Launch(NamedTuple):
+    """How one kernel is launched; tile counts tokens, or columns of the memory for the scans."""
+
+    tile: int
+    warps: int
+    stages: int
+
+
+KERNELS = ("summary", "scan", "readout", "readout_backward", "scan_backward", "summary_backward")
+
+_SM80 = {
+    "bf16": {
+        "summary": Launch(32, 8, 2),
+        "scan": Launch(32, 4, 2),
+        "readout": Launch(64, 8, 2),
+        "readout_backward": Launch(32, 8, 2),
+        "scan_backward": Launch(32, 4, 2),
+        "summary_backward": Launch(32, 8, 2),
+    },
+    "fp32": {
+        "summary": Launch(16, 8, 2),
+        "scan": Launch(16, 8, 1),
+        "readout": Launch(32, 8, 1),
+        "readout_backward": Launch(16, 8, 1),
+        "scan_backward": Launch(16, 8, 1),
+        "summary_backward": Launch(16, 8, 1),
+    },
+}
+_SM80["tf32"] = _SM80["fp32"]
+
+TABLE = {80: _SM80}
+
+
+def launch(kernel: str, capability: int, precision: str) -> Launch:
+    """The entry for the newest architecture at or below the device's."""
+    known = max((c for c in TABLE if c <= capability), default=min(TABLE))
+    return TABLE[known][precision][kernel]

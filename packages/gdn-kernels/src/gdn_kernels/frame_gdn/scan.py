@@ -1,0 +1,198 @@
+"""The sequential part in plain torch: short scans of d x d maps over the frames, their adjoints, and their composition.
+
+Everything is written once for a matrix (b, h, d, e) and serves the denominator's vector as one column. P is symmetric,
+so the adjoint scans use it as it is, and the reverse transition of a run is the transpose of the forward one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from gdn_kernels.frame_gdn.parts import Adjoint, Composite, Memories, Summary
+from gdn_kernels.frame_gdn.state import FrameState, kv_of
+
+
+def scan(
+    summary: Summary,
+    log_gamma: Tensor,
+    restart: Tensor | None,
+    first: FrameState | None = None,
+    last: FrameState | None = None,
+    keep: bool = True,
+) -> tuple[Memories, FrameState]:
+    """Memory of every frame and the forward one after the last; with keep=False both directions come summed."""
+    gamma, stops = log_gamma.to(summary.a.dtype).exp(), _stops(restart, log_gamma)
+    f, r, kv = _both_ways(summary.p, summary.a, gamma, stops, kv_of(first), kv_of(last), keep)
+    if summary.a_z is None:
+        return Memories(f, r), FrameState(kv)
+    before, after = _column(first), _column(last)
+    zf, zr, z = _both_ways(summary.gram_z, summary.a_z[..., None], gamma, stops, before, after, keep)
+    return Memories(f, r, zf[..., 0], None if zr is None else zr[..., 0]), FrameState(kv, z[..., 0])
+
+
+def scan_backward(
+    summary: Summary,
+    log_gamma: Tensor,
+    restart: Tensor | None,
+    memories: Memories,
+    first: FrameState | None,
+    read: FrameState,
+    last_gradient: FrameState | None = None,
+    first_gradient: FrameState | None = None,
+) -> tuple[Adjoint, Tensor, FrameState, FrameState]:
+    """Adjoint of scan.
+
+    read holds the gradients of the memories as (b, h, t, d, e) and (b, h, t, d); last_gradient comes from the final
+    forward memory, first_gradient from what the reverse scan handed to earlier frames. Returns the adjoint, the
+    gradient of log_gamma, and the gradients of the first forward and the last reverse memory.
+    """
+    gamma, stops = log_gamma.to(read.kv.dtype).exp(), _stops(restart, log_gamma)
+    assert memories.r is not None
+    g, h, d_log_gamma, left, right = _both_ways_back(
+        summary.p, gamma, stops, memories.f, memories.r, kv_of(first), read.kv,
+        kv_of(last_gradient), kv_of(first_gradient),
+    )  # fmt: skip
+    if read.z is None:
+        return Adjoint(g, h), d_log_gamma, FrameState(left), FrameState(right)
+    assert memories.zf is not None and memories.zr is not None
+    g_z, h_z, more, left_z, right_z = _both_ways_back(
+        summary.gram_z, gamma, stops, memories.zf[..., None], memories.zr[..., None], _column(first),
+        read.z[..., None], _column(last_gradient), _column(first_gradient),
+    )  # fmt: skip
+    adjoint = Adjoint(g, h, g_z[..., 0], h_z[..., 0])
+    return adjoint, d_log_gamma + more, FrameState(left, left_z[..., 0]), FrameState(right, right_z[..., 0])
+
+
+def composite(
+    summary: Summary, log_gamma: Tensor, restart: Tensor | None, first: FrameState | None = None
+) -> Composite:
+    """The whole run as one map. A first memory, if given, is taken into psi."""
+    gamma, stops = log_gamma.to(summary.a.dtype).exp(), _stops(restart, log_gamma)
+    phi, kv, back = _run(summary.p, summary.a, gamma, stops, kv_of(first))
+    passes = torch.tensor(float(not any(stops)), dtype=phi.dtype, device=phi.device)
+    if summary.a_z is None:
+        return Composite(phi, FrameState(kv), FrameState(back), None, passes)
+    phi_z, z, back_z = _run(summary.gram_z, summary.a_z[..., None], gamma, stops, _column(first))
+    return Composite(phi, FrameState(kv, z[..., 0]), FrameState(back, back_z[..., 0]), phi_z, passes)
+
+
+def compose_prefix(
+    runs: Sequence[Composite], index: int, adjoint: bool = False
+) -> tuple[FrameState | None, FrameState | None]:
+    """Memories that enter run number index: the forward one from the runs before it, the reverse one from those after.
+
+    None stands for an empty memory. With adjoint, psi holds what the gradient of the reverse memory leaves to the
+    right and psi_back what that of the forward memory leaves to the left; the same maps carry both.
+    """
+    ahead: FrameState | None = None
+    for run in runs[:index]:
+        ahead = _carry(run, run.open if adjoint else None, False, ahead, run.psi)
+    behind: FrameState | None = None
+    for run in reversed(runs[index + 1 :]):
+        behind = _carry(run, None if adjoint else run.open, True, behind, run.psi_back)
+    return ahead, behind
+
+
+def _carry(run: Composite, gate: Tensor | None, back: bool, state: FrameState | None, psi: FrameState) -> FrameState:
+    if state is None:
+        return psi
+    kv, z = state.kv if gate is None else state.kv * gate, None
+    if psi.z is not None:
+        assert run.phi_z is not None and state.z is not None
+        column = (state.z if gate is None else state.z * gate)[..., None]
+        z = ((run.phi_z.mT if back else run.phi_z) @ column)[..., 0] + psi.z
+    return FrameState((run.phi.mT if back else run.phi) @ kv + psi.kv, z)
+
+
+def _both_ways(
+    p: Tensor, a: Tensor, gamma: Tensor, stops: list[bool], first: Tensor | None, last: Tensor | None, keep: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    move, frames = _moves(p, gamma), len(stops)
+    f, r = torch.empty_like(a), torch.empty_like(a) if keep else None
+    writes, ahead, behind = a.unbind(2), f.unbind(2), None if r is None else r.unbind(2)
+    x = first
+    for t in range(frames):
+        x = writes[t] if x is None else move(t, x) + writes[t]
+        ahead[t].copy_(x)
+    assert x is not None
+    final = x.clone(memory_format=torch.contiguous_format)  # not a view of a
+    y = last
+    for t in range(frames - 1, -1, -1):
+        if behind is not None:
+            behind[t].zero_() if y is None else behind[t].copy_(y)
+        elif y is not None:
+            ahead[t].add_(y)
+        if stops[t]:
+            y = None
+        elif t:
+            y = writes[t] if y is None else move(t, y) + writes[t]
+    return f, r, final
+
+
+def _both_ways_back(
+    p: Tensor, gamma: Tensor, stops: list[bool], f: Tensor, r: Tensor, first: Tensor | None, c: Tensor,
+    last_gradient: Tensor | None, first_gradient: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    move, frames = _moves(p, gamma), len(stops)
+    g, h = torch.empty_like(c), torch.empty_like(c)
+    d_log_gamma = torch.zeros_like(gamma)
+    x = last_gradient
+    for t in range(frames - 1, -1, -1):
+        g[:, :, t] = c[:, :, t] if x is None else x + c[:, :, t]
+        x = move(t, g[:, :, t])
+        before = f[:, :, t - 1] if t else first
+        if before is not None:
+            d_log_gamma[:, :, t] += (x * before).sum((-2, -1))
+    y = first_gradient
+    for t in range(frames):
+        if stops[t]:
+            y = None
+        h[:, :, t] = 0 if y is None else y
+        if y is None:
+            y = c[:, :, t]
+            continue
+        moved = move(t, y)
+        d_log_gamma[:, :, t] += (moved * r[:, :, t]).sum((-2, -1))
+        y = moved + c[:, :, t]
+    assert x is not None and y is not None
+    return g, h, d_log_gamma, x, y.clone()
+
+
+def _run(p: Tensor, a: Tensor, gamma: Tensor, stops: list[bool], first: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    move, frames = _moves(p, gamma), len(stops)
+    d, e = a.shape[-2:]
+    start = torch.zeros_like(a[:, :, 0]) if first is None else first
+    # Transition and offset in one product: the columns of [A | 0] started from [M | I].
+    x = torch.cat([start, torch.eye(d, dtype=a.dtype, device=a.device).expand(*a.shape[:2], d, d)], -1)
+    y = torch.zeros_like(start)
+    for t in range(frames):
+        x = move(t, x)
+        x[..., :e] += a[:, :, t]
+    for t in range(frames - 1, -1, -1):
+        y = torch.zeros_like(y) if stops[t] else move(t, y) + a[:, :, t]
+    return x[..., e:].contiguous(), x[..., :e].contiguous(), y
+
+
+def _moves(p: Tensor, gamma: Tensor) -> Callable[[int, Tensor], Tensor]:
+    """gamma (I - P) x of frame t, the identity kept out of the product."""
+    maps, kept_share = p.unbind(2), gamma[..., None, None].unbind(2)
+
+    def move(t: int, x: Tensor) -> Tensor:
+        kept = kept_share[t] * x
+        if x.shape[-1] == 1:
+            # A one-column product is four times slower than multiply and sum on a CPU; P is symmetric.
+            return kept - (maps[t] * kept.mT).sum(-1, keepdim=True)
+        return kept - maps[t] @ kept
+
+    return move
+
+
+def _column(state: FrameState | None) -> Tensor | None:
+    return None if state is None or state.z is None else state.z[..., None]
+
+
+def _stops(restart: Tensor | None, log_gamma: Tensor) -> list[bool]:
+    return [False] * log_gamma.shape[-1] if restart is None else [bool(x) for x in restart.tolist()]
