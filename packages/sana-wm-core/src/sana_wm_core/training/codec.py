@@ -37,8 +37,8 @@ class CodecTrainConfig(BaseModel):
     frames: int = Field(17, ge=9, description="Frames of a training window, 1 + 8k.")
     learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate.")
     cooldown: float = Field(0.4, ge=0, le=1, description="Share of the run in which the rate falls to zero.")
-    edge_weight: float = Field(0.25, ge=0, description="Weight of the error of image gradients.")
-    detail_weight: float = Field(0.02, ge=0, description="Weight of the error of local detail strength.")
+    edge_weight: float = Field(0.1, ge=0, description="Weight of the error of image gradients, on true latents.")
+    detail_weight: float = Field(0.05, ge=0, description="Weight of the error of detail strength, on sampled latents.")
     noise: float = Field(0.05, ge=0, le=1, description="Largest noise on the latents, so that samples decode well.")
     imagined: float = Field(0.5, ge=0, le=1, description="Share of steps on sampled latents, where there are some.")
     blocks: int = Field(60_000, ge=100, description="Pixel blocks the components are fitted to.")
@@ -118,8 +118,12 @@ class CodecTrainer:
         with torch.autocast(torch.device(cfg.device).type, torch.bfloat16):
             output = codec.refined(latents, linear)
         output = output.float()
-        loss = (output - video).square().mean() + cfg.edge_weight * edge_error(output, video)
-        loss = loss + cfg.detail_weight * (local_detail(output) - local_detail(video)).abs().mean()
+        loss = (output - video).square().mean()
+        if dreamt:
+            # Sampled latents leave detail open: ask for as much of it as there should be, not for each pixel.
+            loss = loss + cfg.detail_weight * (local_detail(output) - local_detail(video)).abs().mean()
+        else:
+            loss = loss + cfg.edge_weight * edge_error(output, video)
         if not torch.isfinite(loss):
             raise RuntimeError(f"codec loss is {loss.item()} at iteration {self.iteration}")
         loss.backward()
