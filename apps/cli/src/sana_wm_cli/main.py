@@ -21,9 +21,15 @@ class SubCommand(NamedTuple):
 
 COMMANDS = {
     "generate": SubCommand("sana_wm_cli.generate", "Make a video from a picture, a caption and a camera path."),
+    "extend": SubCommand("sana_wm_cli.extend", "Go on with a saved world: more keys, another branch, another caption."),
     "camera": SubCommand("sana_wm_cli.camera", "Plan, check, convert and draw camera paths."),
     "data": SubCommand("sana_wm_cli.data", "Render procedural worlds, encode clips to latents."),
+    "annotate": SubCommand("sana_wm_cli.annotate", "Find cameras, lenses and scores in ordinary video, for training."),
     "train": SubCommand("sana_wm_cli.train", "Train the pocket codec and world models, resumable."),
+    "doctor": SubCommand("sana_wm_cli.doctor", "Say what this machine can run, what is missing and what it takes."),
+    "fetch": SubCommand("sana_wm_cli.fetch", "Download a released model, going on where an earlier try stopped."),
+    "convert": SubCommand("sana_wm_cli.convert", "Turn a model folder from NVlabs' layout to diffusers' and back."),
+    "quantize": SubCommand("sana_wm_cli.quantize", "Write a smaller copy of a model folder."),
     "bench": SubCommand("sana_wm_cli.bench", "Measure a model and print the table."),
 }
 

@@ -34,12 +34,16 @@ class Policy:
     reject_flags: tuple[str, ...]
     mode: str = "lenient"
 
+    def require_source(self, source: str) -> None:
+        """Raise ValueError when there is no row for this source."""
+        if source not in self.sources:
+            raise ValueError(f"source is {source!r}; allowed: {', '.join(sorted(self.sources))}; example: 'video'")
+
     def judge(
         self, scores: Mapping[str, float | None], flags: Iterable[str], source: str, *, metric: bool = False
     ) -> Verdict:
         """Judge one clip. `metric` says that a scale was fused, so that its variation must be known."""
-        if source not in self.sources:
-            raise ValueError(f"source is {source!r}; allowed: {', '.join(sorted(self.sources))}; example: 'video'")
+        self.require_source(source)
         reasons = [f"flag {flag}" for flag in sorted(flags) if flag in self.reject_flags]
         unknown = []
         for name, (low, high) in {**self.camera, **self.sources[source]}.items():

@@ -9,21 +9,42 @@ from pose_annotation.fuse import scale_variation
 from pose_annotation.opencv import cv2
 from pose_annotation.types import Array, CameraTrack
 
-_BLUR = np.array([0.054488685, 0.244201342, 0.402619947, 0.244201342, 0.054488685], np.float32)
+# ffmpeg's five taps in units of 1 / 32768, and the 7 bits below a grey level that its first pass keeps.
+_TAPS = np.rint(np.array([0.054488685, 0.244201342, 0.402619947, 0.244201342, 0.054488685]) * 32768)
+_FRACTION = 128.0
+
+
+class MotionMeter:
+    """VMAF's motion, frame by frame: the mean absolute difference of blurred luma to the frame before, in grey levels.
+
+    The filter ffmpeg calls vmafmotion, in its own integer arithmetic. Reference: annotate.md 3.3.
+    """
+
+    def __init__(self) -> None:
+        self._before: Array | None = None
+
+    def measure(self, luma: NDArray[np.uint8]) -> float:
+        """Motion of the next luma frame (H, W) uint8; 0 for the first and where the size changes."""
+        blurred = _blurred(luma)
+        before, self._before = self._before, blurred
+        if before is None or before.shape != blurred.shape:
+            return 0.0
+        return float(np.abs(blurred - before).sum() / (blurred.size * _FRACTION))
+
+
+def _blurred(luma: NDArray[np.uint8]) -> Array:
+    """Down, then across, rounded down after each; ffmpeg mirrors without the edge above and left, with it otherwise."""
+    framed = cv2.copyMakeBorder(luma, 2, 0, 2, 0, cv2.BORDER_REFLECT_101)
+    framed = cv2.copyMakeBorder(framed, 0, 2, 0, 2, cv2.BORDER_REFLECT).astype(np.float64)
+    down = np.floor(cv2.filter2D(framed, -1, _TAPS[:, None])[2:-2] / 256.0)
+    across: Array = np.floor(cv2.filter2D(down, -1, _TAPS[None, :])[:, 2:-2] / 32768.0)
+    return across
 
 
 def vmaf_motion(frames: NDArray[np.uint8]) -> float:
-    """VMAF's motion of luma frames (f, H, W) uint8: mean difference of blurred neighbours, in grey levels.
-
-    The filter ffmpeg calls vmafmotion; the first frame counts as 0. Reference: annotate.md 3.3.
-    """
-    total, before = 0.0, None
-    for luma in frames:
-        blurred = cv2.sepFilter2D(luma.astype(np.float32), -1, _BLUR, _BLUR, borderType=cv2.BORDER_REFLECT_101)
-        if before is not None:
-            total += float(np.abs(blurred - before).mean(dtype=np.float64))
-        before = blurred
-    return total / max(len(frames), 1)
+    """VMAF's motion of luma frames (f, H, W) uint8, averaged over all frames; the first counts as 0."""
+    meter = MotionMeter()
+    return float(np.mean([meter.measure(frame) for frame in frames]))
 
 
 def luma(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -44,9 +65,10 @@ def blank_share(frames: NDArray[np.uint8]) -> float:
 
 
 def flow_motion(frames: NDArray[np.uint8], fps: float, width: int = 320, seconds: float = 60.0) -> float | None:
-    """Mean length in source pixels of optical flow over half a second, chained from frame to frame (DIS).
+    """Mean length of optical flow over half a second, chained from frame to frame (DIS).
 
-    Chained, because one search over half a second loses large motion. None for clips shorter than half a second.
+    In pixels of the frames given. Chained, because one search over half a second loses large motion. None for clips
+    shorter than that.
     """
     step = max(1, round(0.5 * fps))
     used = frames[: int(seconds * fps) + 1]
@@ -69,15 +91,22 @@ def flow_motion(frames: NDArray[np.uint8], fps: float, width: int = 320, seconds
     return float(np.mean(lengths)) * used.shape[2] / width
 
 
-def picture_scores(frames: NDArray[np.uint8], fps: float) -> dict[str, float | None]:
-    """All scores that need pictures only, by name; those that need weights are None."""
+def picture_scores(
+    frames: NDArray[np.uint8], fps: float, motion: Array, source_width: int
+) -> dict[str, float | int | None]:
+    """All scores that need pictures only, by name; those that need weights are None.
+
+    `motion` (f,) is MotionMeter's, taken at the source's size; `source_width` is the unit of the flow's pixels.
+    """
     sharp = [float(cv2.Laplacian(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var()) for f in frames[::8]]
+    flow = flow_motion(frames, fps)
     return {
-        "vmaf_motion": vmaf_motion(luma(frames)),
-        "flow": flow_motion(frames, fps),
+        "vmaf_motion": float(motion.mean()),
+        "flow": None if flow is None else flow * source_width / frames.shape[2],
         "saturation": saturation(frames),
         "blank_share": blank_share(frames),
         "sharpness": float(np.mean(sharp)),
+        "scenes": 1,
         "dover": None,
         "entities": None,
         "vlm_quality": None,

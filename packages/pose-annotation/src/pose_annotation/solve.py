@@ -18,11 +18,10 @@ from pose_annotation.lens_prior import LEVELS, LensPrior, freedom, lens_rows
 from pose_annotation.mapping import Map, View, best_pair, build
 from pose_annotation.rotations import interpolate_poses
 from pose_annotation.tracking import choose_keyframes
-from pose_annotation.turning import solve_turning
+from pose_annotation.turning import UNSURE_LOG_F, solve_turning
 from pose_annotation.two_view import widest_angle_deg
-from pose_annotation.types import Array, CameraTrack, Ints, Tracks
+from pose_annotation.types import Array, CameraTrack, Ints, Observations, Tracks
 
-UNSURE_LOG_F = 0.1
 FOV_LIMITS_DEG = (25.0, 120.0)
 SWEEP_FOV_DEG = (30.0, 45.0, 60.0, 75.0, 95.0, 115.0)
 
@@ -308,7 +307,7 @@ def _measure(whole: Map, found: Map, is_keyframe: NDArray[np.bool_], level: str,
         deviation[:, 6],
         deviation[:, :6],
         rmse, np.minimum(seen / np.maximum(tracked, 1), 1.0),
-        is_keyframe, points, (), problem.z is not None, extra,
+        is_keyframe, points, (), problem.z is not None, extra, Observations(problem.frame, problem.point, problem.xy),
     )  # fmt: skip
     if problem.z is not None or not len(y):
         return solved

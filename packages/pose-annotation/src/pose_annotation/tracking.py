@@ -1,8 +1,9 @@
 """Follow corners through a clip: pyramidal Lucas-Kanade, checked backwards, held to the patch it started from.
 
-Frame-to-frame tracking drifts by a random walk. So every point is also matched, from where it was found, against the
-keyframe in which it was first seen; when both agree, that position counts. A point that fails either check is dropped;
-keyframes refill the picture. Deterministic: no random choice anywhere.
+Frame-to-frame tracking drifts by a random walk. So every point is also matched against its patch in an earlier
+keyframe, and that position counts while the patch still looks the same. A patch that has been stretched or half covered
+gives a biased match, worse than drift: when it no longer looks the same, the next keyframe's patch takes its place. A
+point that fails the check backwards is dropped; keyframes refill the picture. Deterministic: no random choice anywhere.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class TrackingConfig:
     """Settings of the tracker; lengths in pixels of the pictures it is given.
 
     `backward_px` bounds the distance after tracking there and back; `anchor_px` bounds how far the match with the
-    first keyframe may move a point; `keyframe_px` is the median flow that makes a new keyframe.
+    keyframe may move a point, `anchor_likeness` the correlation of the two patches from below; `keyframe_px` is the
+    median flow that makes a new keyframe.
     """
 
     points: int = 900
@@ -31,7 +33,8 @@ class TrackingConfig:
     window_px: int = 15
     levels: int = 3
     backward_px: float = 0.6
-    anchor_px: float = 1.0
+    anchor_px: float = 0.5
+    anchor_likeness: float = 0.95
     anchor_backward_px: float = 0.3
     keyframe_px: float = 10.0
     refill_below: float = 0.7
@@ -68,6 +71,7 @@ class _Run:
         self.anchor = np.zeros(0, np.int64)
         self.start = np.zeros((0, 2), np.float32)
         self.since = np.zeros((0, 2), np.float32)
+        self.held = np.zeros(0, bool)  # points whose keyframe patch still looks the same
 
     def follow(self, frames: Iterable[NDArray[np.uint8]]) -> Tracks:
         """Run over all frames."""
@@ -116,22 +120,30 @@ class _Run:
         ok &= (found[:, 0] > border) & (found[:, 1] > border)
         ok &= (found[:, 0] < size[1] - 1 - border) & (found[:, 1] < size[0] - 1 - border)
         self._keep(ok, found)
-        for number in np.unique(self.anchor):
-            rows = np.flatnonzero(self.anchor == number)
+        for number in np.unique(self.anchor[self.held]):
+            rows = np.flatnonzero((self.anchor == number) & self.held)
             patch = self.anchors[number]
             again, ok = self._match(patch, current, self.start[rows], self.xy[rows], 0)
             home, ok_home = self._match(current, patch, again, self.start[rows], 0)
             near = np.linalg.norm(again - self.xy[rows], axis=1) < self.config.anchor_px
             close = np.linalg.norm(home - self.start[rows], axis=1) < self.config.anchor_backward_px
             agreed = ok & ok_home & near & close
+            alike = _likeness(patch, self.start[rows], current, again, self.config.window_px)
+            agreed &= alike > self.config.anchor_likeness
             self.xy[rows[agreed]] = again[agreed]
+            self.held[rows[~agreed]] = False
 
     def _keep(self, ok: NDArray[np.bool_], found: NDArray[np.float32]) -> None:
         self.xy, self.ids = found[ok].astype(np.float32), self.ids[ok]
         self.anchor, self.start, self.since = self.anchor[ok], self.start[ok], self.since[ok]
+        self.held = self.held[ok]
 
     def _refill(self, grey: NDArray[np.uint8], number: int) -> None:
         self.since = self.xy.copy()
+        lost = ~self.held
+        if lost.any():
+            self.anchors.append(grey)
+            self.anchor[lost], self.start[lost], self.held[lost] = len(self.anchors) - 1, self.xy[lost], True
         free = np.full(grey.shape, 255, np.uint8)
         if self.mask is not None:
             free[~self.mask[number]] = 0
@@ -152,8 +164,24 @@ class _Run:
         self.since = np.concatenate([self.since, new])
         self.start = np.concatenate([self.start, new])
         self.anchor = np.concatenate([self.anchor, np.full(count, len(self.anchors) - 1)])
+        self.held = np.concatenate([self.held, np.ones(count, bool)])
         self.ids = np.concatenate([self.ids, self.next_id + np.arange(count)])
         self.next_id += count
+
+
+def _likeness(
+    first: NDArray[np.uint8], at_first: NDArray[np.float32], second: NDArray[np.uint8], at_second: NDArray[np.float32],
+    side: int,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Correlation (n,) of the square patches around points (n, 2) of two pictures."""
+    patches = []
+    reach = np.arange(side, dtype=np.float32) - side // 2
+    for picture, at in ((first, at_first), (second, at_second)):
+        x, y = at[:, :1] + np.tile(reach, side), at[:, 1:] + np.repeat(reach, side)
+        flat = cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float64)
+        flat -= flat.mean(1, keepdims=True)
+        patches.append(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9))
+    return np.einsum("nk,nk->n", patches[0], patches[1])
 
 
 def median_flow_px(tracks: Tracks, first: int, second: int) -> float:

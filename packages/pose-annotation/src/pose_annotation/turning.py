@@ -6,12 +6,13 @@ import itertools
 
 import numpy as np
 
-from pose_annotation.adjust import Problem, State, adjust, lens_from_intrinsics, residuals
+from pose_annotation.adjust import Problem, State, adjust, covariance, lens_from_intrinsics, residuals
 from pose_annotation.lens_prior import LensPrior, freedom, lens_rows
 from pose_annotation.rotations import interpolate_poses
 from pose_annotation.two_view import rays, turn_between
 from pose_annotation.types import Array, CameraTrack, Ints, Tracks
 
+UNSURE_LOG_F = 0.1  # standard deviation of log focal length above which it counts as unknown
 _TYPICAL_PX, _WORST_PX = 0.5, 1.5
 
 
@@ -19,7 +20,8 @@ def solve_turning(tracks: Tracks, keyframes: Ints, start: Array, level: str, pri
     """The camera as rotations only, when they alone explain the tracks; None when there is parallax.
 
     They explain the tracks when the median error is below 0.5 px and the 90th percentile below 1.5 px at 640 px width.
-    The flags say "pure_rotation"; points lie on a sphere of radius 1 and mean directions only.
+    The flags say "pure_rotation", and "focal_unobservable" when the turn is too small to show the lens; points lie on a
+    sphere of radius 1 and mean directions only.
     """
     lens = np.broadcast_to(start, (tracks.frames, 4))
     rough = _chain(tracks, keyframes, lens)
@@ -37,7 +39,7 @@ def solve_turning(tracks: Tracks, keyframes: Ints, start: Array, level: str, pri
     fitted = _fit(tracks, everything, turn, found, wanted, prior, 25)
     if fitted is None:
         return None
-    state, error, frame = fitted
+    state, error, frame, focal_std = fitted
     n = tracks.frames
     c2w = np.tile(np.eye(4), (n, 1, 1))
     c2w[:, :3, :3] = np.swapaxes(state.rotation, 1, 2)
@@ -49,10 +51,12 @@ def solve_turning(tracks: Tracks, keyframes: Ints, start: Array, level: str, pri
     key = np.zeros(n, bool)
     key[keyframes] = True
     extra = {"observations": float(len(error)), "rmse_px": float(np.sqrt(np.mean(error**2))), "parallax_deg": 0.0}
+    sure = wanted == "fixed" or float(focal_std.max()) <= UNSURE_LOG_F
+    flags = ("pure_rotation",) if sure else ("focal_unobservable", "pure_rotation")
     nan = np.full((n, 6), np.nan)
     points = state.points @ state.rotation[0].T
     return CameraTrack(
-        c2w, state.intrinsics, tracks.size, nan[:, 0], nan, rmse, ratio, key, points, ("pure_rotation",), False, extra
+        c2w, state.intrinsics, tracks.size, focal_std, nan, rmse, ratio, key, points, flags, False, extra
     )
 
 
@@ -75,8 +79,9 @@ def _unit(normalised: Array) -> Array:
 
 def _fit(
     tracks: Tracks, frames: Ints, rotation: Array, intrinsics: Array, level: str, prior: LensPrior, iterations: int
-) -> tuple[State, Array, Ints] | None:
-    """Adjust rotations, lens and directions; also the error (m,) of every observation and its frame (m,)."""
+) -> tuple[State, Array, Ints, Array] | None:
+    """Adjust rotations, lens and directions; also the error (m,) of every observation, its frame (m,), and the
+    standard deviation of log focal length (n,)."""
     place = np.full(tracks.frames, -1)
     place[frames] = np.arange(len(frames))
     rows = np.flatnonzero(place[tracks.frame] >= 0)
@@ -96,4 +101,7 @@ def _fit(
     free = freedom(len(frames), level, translations=False)
     state, _ = adjust(state, problem, free, beliefs, iterations, 1e-6)
     r, _ = residuals(state, problem)
-    return state, np.linalg.norm(r, axis=1), frame
+    error = np.linalg.norm(r, axis=1)
+    noise = max(float(np.median(error)) / 1.1774, 0.02)
+    deviation = covariance(state, problem, free, beliefs)[:, 6] * noise
+    return state, error, frame, deviation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,18 @@ class Tracks:
         return common, self.xy[a[ia]], self.xy[b[ib]]
 
 
+class Observations(NamedTuple):
+    """Where the points of a map were seen: frame (m,), point (m,) as a row of `points`, pixel (m, 2)."""
+
+    frame: Ints
+    point: Ints
+    xy: Array
+
+
+def _nothing_seen() -> Observations:
+    return Observations(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)))
+
+
 @dataclass(frozen=True, eq=False)
 class CameraTrack:
     """The camera of a clip: a pose and a lens for every frame, how certain they are, and what is doubtful.
@@ -61,6 +74,7 @@ class CameraTrack:
         points: (p, 3) static points in the world, same units as the translations.
         flags: Sorted names of what is doubtful, such as "static_camera", "pure_rotation", "focal_unobservable".
         metric: Whether the translations are metres.
+        seen: The observations that the camera was adjusted to.
     """
 
     c2w: Array
@@ -75,6 +89,7 @@ class CameraTrack:
     flags: tuple[str, ...] = ()
     metric: bool = False
     extra: dict[str, float] = field(default_factory=dict)
+    seen: Observations = field(default_factory=_nothing_seen)
 
     def __len__(self) -> int:
         return len(self.c2w)

@@ -1,0 +1,100 @@
+"""Options that the annotation commands share, and what they become."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pose_annotation.captions import Captioner
+    from pose_annotation.pipeline import Tools
+    from pose_annotation.settings import Settings
+
+Lens = Annotated[str | None, typer.Option("--intrinsics", help="fx,fy,cx,cy in pixels of the source picture.")]
+Depth = Annotated[
+    Path | None, typer.Option("--depth", help="Metric depth of every frame: .npz with 'depth', or a folder of .npy.")
+]
+Known = Annotated[
+    str | None, typer.Option("--known-distance", help="second,second,metres: how far apart the camera was then.")
+]
+Metres = Annotated[float | None, typer.Option("--camera-height", help="Metres from the camera to level ground.")]
+Source = Annotated[str, typer.Option("--source", help="Row of the filter table to judge by.")]
+Split = Annotated[str, typer.Option("--split", help="train or val.")]
+Licence = Annotated[str, typer.Option("--licence", help="Licence of the video; recorded.")]
+Fps = Annotated[float, typer.Option("--fps", help="Frame rate of the clips.")]
+Width = Annotated[int, typer.Option("--width", help="Stored clips are at most this wide.")]
+Size = Annotated[str | None, typer.Option("--size", help="HEIGHTxWIDTH to crop stored clips to, such as 96x160.")]
+SolveWidth = Annotated[int, typer.Option("--solve-width", help="Width at which the camera is solved.")]
+WindowSize = Annotated[
+    str | None, typer.Option("--window", help="LEAST,MOST,STRIDE frames of a clip; default 17,961,480.")
+]
+Level = Annotated[
+    str | None, typer.Option("--lens", help="Free lens: fixed, shared_f, per_frame_f (default), per_frame_f_pp, full.")
+]
+Captions = Annotated[
+    str | None, typer.Option("--captions", help="URL,MODEL of an OpenAI-compatible server; left out, empty captions.")
+]
+Policy = Annotated[Path | None, typer.Option("--policy", help="TOML file of thresholds; default: the paper's table.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Reject clips that lack a score the policy has a range for.")]
+
+
+def make_settings(
+    fps: float, width: int, size: str | None, solve_width: int, window: str | None, level: str
+) -> Settings:
+    """The settings that the options name. Raises ValueError, in one line."""
+    from pose_annotation.settings import Settings
+    from pose_annotation.windows import WindowRule
+
+    rule = WindowRule()
+    if window is not None:
+        values = numbers(window, 3, "--window", "65,65,64")
+        assert values is not None
+        rule = WindowRule(*(int(v) for v in values))
+    return Settings(fps, width, _size(size), solve_width, rule, level)
+
+
+def make_tools(depth: Path | None, captions: str | None) -> Tools:
+    """The backends that the options name."""
+    from pose_annotation.backends.given import GivenDepth
+    from pose_annotation.captions import NoCaptioner
+    from pose_annotation.pipeline import Tools
+
+    captioner = NoCaptioner() if captions is None else _server(captions)
+    return Tools(captioner=captioner, depth=None if depth is None else GivenDepth(depth))
+
+
+def _server(text: str) -> Captioner:
+    from pose_annotation.backends.caption_server import CaptionServer
+
+    url, _, model = text.rpartition(",")
+    if not url or not model:
+        raise ValueError(
+            f"--captions is {text!r}; allowed: URL,MODEL; example: --captions http://127.0.0.1:8000/v1,qwen3-vl"
+        )
+    return CaptionServer(url, model)
+
+
+def numbers(text: str | None, count: int, option: str, example: str) -> tuple[float, ...] | None:
+    """`count` numbers with commas between them; None for None."""
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != count:
+        raise ValueError(
+            f"{option} is {text!r}; allowed: {count} numbers with commas between; example: {option} {example}"
+        )
+    return values
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise ValueError(f"--size is {text!r}; allowed: HEIGHTxWIDTH in pixels; example: --size 96x160")
+    return int(height), int(width)

@@ -1,0 +1,118 @@
+"""One page a clip, to be looked at: the path from above, the lens, the residuals, some frames, the scores."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from pose_annotation.opencv import cv2
+from pose_annotation.outputs import write_text
+from pose_annotation.types import Array, CameraTrack
+
+_BLUE, _RED, _GREY = "#2563eb", "#dc2626", "#9ca3af"
+_STYLE = (
+    "body{font:15px/1.45 system-ui,sans-serif;max-width:1080px;margin:24px auto;padding:0 16px;color:#1f2430}"
+    "img{max-width:100%}table{border-collapse:collapse}td,th{padding:2px 14px 2px 0;text-align:left;"
+    "font-variant-numeric:tabular-nums}.bad{color:#b91c1c}.strip{display:flex;gap:4px}.strip img{width:16.3%}"
+)
+
+
+def draw_overview(path: Path, record: dict[str, Any], camera: CameraTrack, frames: NDArray[np.uint8]) -> None:
+    """Write the page of a clip as one HTML file without links to others."""
+    picks = np.unique(np.round(np.linspace(0, len(frames) - 1, 6)).astype(int))
+    strip = "".join(f'<img src="{_jpeg(frames[i])}" title="frame {i}" alt="frame {i}">' for i in picks)
+    flags = ", ".join(record["flags"]) or "none"
+    unit = "metres" if record["metric"] else "scene units (median depth 1), no metres known"
+    facts = {
+        "video": f"{record['video']['name']}, {record['video']['start_s']:.2f} to {record['video']['end_s']:.2f} s",
+        "frames": f"{record['frames']} at {record['fps']:g} fps, {record['width']}x{record['height']}",
+        "translations": unit,
+        "doubts": flags,
+        "caption": record["caption"].get("text") or "(empty)",
+    }
+    rows = "".join(f"<tr><th>{k}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
+    scores = "".join(
+        f"<tr><th>{name}</th><td>{'not measured' if value is None else f'{value:.4g}'}</td></tr>"
+        for name, value in sorted(record["scores"].items())
+    )
+    title = html.escape(record["id"])
+    write_text(
+        path,
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+        f'<h1>{title}</h1><table>{rows}</table><div class="strip">{strip}</div>'
+        f'<img src="{_figure(camera, record["fps"])}" alt="path, lens and residuals"><h2>Scores</h2>'
+        f"<table>{scores}</table></html>\n",
+    )
+
+
+def _jpeg(frame: NDArray[np.uint8]) -> str:
+    width = min(240, frame.shape[1])
+    small = cv2.resize(frame, (width, round(frame.shape[0] * width / frame.shape[1])), interpolation=cv2.INTER_AREA)
+    data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1].tobytes()
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+
+
+def _figure(camera: CameraTrack, fps: float) -> str:
+    figure = Figure(figsize=(11.5, 6.2), dpi=100, layout="constrained")
+    grid = figure.add_gridspec(3, 2, width_ratios=(1.25, 1.0))
+    _plan(figure.add_subplot(grid[:, 0]), camera)
+    times = np.arange(len(camera)) / fps
+    _lens(figure.add_subplot(grid[0, 1]), camera, times)
+    residual = figure.add_subplot(grid[1, 1])
+    residual.plot(times, camera.rmse_px, color=_BLUE, lw=1.2)
+    residual.set(title="reprojection error, px (where solved)", ylim=(0, None))
+    share = figure.add_subplot(grid[2, 1])
+    share.plot(times, 100 * camera.inlier_ratio, color=_BLUE, lw=1.2)
+    share.set(title="points that agree, %", ylim=(0, 105), xlabel="seconds")
+    FigureCanvasAgg(figure)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _plan(axes: Axes, camera: CameraTrack) -> None:
+    """Path from above: points of the map grey, keyframes red, wedges the view."""
+    centres = camera.c2w[:, :3, 3]
+    step = max(float(np.linalg.norm(np.ptp(centres, axis=0))), 1e-6)
+    if len(camera.points):
+        near = np.linalg.norm(camera.points - centres.mean(0), axis=1)
+        kept = camera.points[near < np.percentile(near, 95)]
+        axes.plot(kept[:, 0], kept[:, 2], ".", ms=1.2, color=_GREY, alpha=0.6)
+        step = max(step, 0.15 * float(np.percentile(near, 50)))
+    axes.plot(centres[:, 0], centres[:, 2], color=_BLUE, lw=1.5)
+    key = camera.is_keyframe
+    axes.plot(centres[key, 0], centres[key, 2], ".", ms=5, color=_RED, label="keyframes")
+    for i in np.unique(np.round(np.linspace(0, len(camera) - 1, 9)).astype(int)):
+        corners = _wedge(camera.c2w[i], camera.intrinsics[i], camera.size[1], 0.14 * step)
+        axes.plot(corners[:, 0], corners[:, 2], color=_BLUE, lw=0.8, alpha=0.7)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set(title="from above: right is +x, up is +z (ahead)", xlabel="x", ylabel="z")
+    axes.legend(loc="best", fontsize=8)
+
+
+def _wedge(c2w: Array, lens: Array, width: int, length: float) -> Array:
+    left, right = -lens[2] / lens[0], (width - lens[2]) / lens[0]
+    local = length * np.array([[0, 0, 0], [left, 0, 1], [right, 0, 1], [0, 0, 0]], float)
+    return local @ c2w[:3, :3].T + c2w[:3, 3]
+
+
+def _lens(axes: Axes, camera: CameraTrack, times: Array) -> None:
+    focal = camera.intrinsics[:, 0]
+    axes.plot(times, focal, color=_BLUE, lw=1.2, label="fx")
+    axes.plot(times, camera.intrinsics[:, 1], color=_RED, lw=0.8, ls="--", label="fy")
+    if np.isfinite(camera.focal_std).all():
+        band = np.minimum(camera.focal_std, 1.0) * focal
+        axes.fill_between(times, focal - band, focal + band, color=_BLUE, alpha=0.15, lw=0)
+    middle = float(np.median(focal))
+    axes.set_ylim(min(0.8 * middle, float(focal.min())), max(1.2 * middle, float(focal.max())))
+    axes.set_title("focal length, px, with one standard deviation")
+    axes.legend(fontsize=8)
