@@ -170,7 +170,19 @@ def test_the_overlay_can_be_left_out(toy):
         (["--flow_shift", "-1"], ["--flow_shift"]),
         (["--flow_shift", "0"], ["shift"]),
         (["--name", "a/b"], ["--name"]),
-        (["--sampling_algo", "flow_dpm-solver"], ["flow_euler_ltx"]),
+        (["--sampling_algo", "ddim"], ["flow_euler_ltx", "self_forcing"]),
+        (["--chunk_interval_k", "0"], ["--chunk_interval_k"]),
+        (["--streaming_crf", "52"], ["--streaming_crf", "51"]),
+        (["--streaming_preset", "warp"], ["--streaming_preset", "medium"]),
+        (["--stage1_precision", "int8"], ["--stage1_precision", "fp8"]),
+        (["--sink_size", "0"], ["--sink_size"]),
+        (["--refiner_block_size", "0"], ["--refiner_block_size"]),
+        (["--refiner_kv_max_frames", "1"], ["--refiner_kv_max_frames"]),
+        (["--refiner_lora", "adapter.pt"], ["--refiner_lora", ".safetensors"]),
+        (["--save_state", "world.pt"], ["--save_state", ".safetensors"]),
+        (["--save_state", "no/where/world.safetensors"], ["--save_state", "folder"]),
+        (["--denoising_step_list", "1000,500"], ["end", "0"]),
+        (["--denoising_step_list", "1000,x,0"], ["comma"]),
         (["--device", "tpu9000"], ["--device"]),
         (["--image", "absent.png", "--prompt", "x"], ["absent.png", "no such"]),
         (["--image", "demo.png"], ["--prompt"]),
@@ -318,19 +330,8 @@ def test_paths_of_the_camera_tool_are_read_with_their_lens(toy, size, used):
     np.testing.assert_allclose(record["used"]["intrinsics_px_first_frame"][0], focal * 160 / 200, rtol=1e-4)
 
 
-def test_a_released_model_says_that_the_refiner_is_not_there(toy, monkeypatch):
-    pipeline = sana_wm_core.loading._load_pocket(None)
-    monkeypatch.setattr(sana_wm_core.loading, "load_pipeline", lambda *arguments, **more: pipeline)
-    base = ("--image", "demo.png", "--prompt", "x", "--action", "w-16", "--model", "some/model")
-    result = call(*base)
-    assert result.exit_code == 0
-    notes = [line for line in result.stderr.splitlines() if "refiner" in line]
-    assert len(notes) == 1 and "not available yet" in notes[0]
-    assert "refiner" not in call(*base, "--no_refiner").stderr
-
-
 def test_missing_models_say_what_to_do(toy, monkeypatch):
-    base = ("--image", "demo.png", "--prompt", "x", "--action", "w-16")
+    base = ("--image", "demo.png", "--prompt", "x", "--action", "w-16", "--fov", 70)
     refused(call(*base, "--model", "./nowhere"), "nowhere", "hub id")
     (toy / "empty").mkdir()
     refused(call(*base, "--model", "empty"), "model_index.json", "dit/")

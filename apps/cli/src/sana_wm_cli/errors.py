@@ -31,8 +31,16 @@ def one_line_errors() -> Iterator[None]:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        say("the GPU is out of memory; try --offload_vae, fewer --num_frames, or --device cpu")
+        say(
+            "the GPU is out of memory; in this order try --offload_vae, --offload_refiner, --stage1_precision fp8 with "
+            "--refiner_precision fp8, --offload_blocks, fewer --num_frames; sana-wm doctor says what models need"
+        )
         raise typer.Exit(USER_ERROR) from error
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether writing failed for lack of room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def say(message: str) -> None:
@@ -48,7 +56,7 @@ def describe(error: BaseException) -> str:
         return "out of memory; try fewer --num_frames or close other programs"
     if isinstance(error, OSError) and error.errno is not None:
         where = f": {error.filename}" if error.filename else ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if is_disk_full(error):
             return f"the disk is full{where}; free some space or choose another --output_dir"
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return f"no permission to write or read{where}; choose another --output_dir or file"

@@ -20,7 +20,16 @@ def _flag(name: str, text: str, panel: str = "Model and sampling", **more: Any) 
     return typer.Option(*spellings, help=text, rich_help_panel=panel, show_default=False, **more)
 
 
+def _switch(name: str, text: str, panel: str) -> Any:
+    """A yes-no option with both spellings of both answers."""
+    dashed = name.replace("_", "-")
+    return typer.Option(
+        f"--{name}/--no_{name}", f"--{dashed}/--no-{dashed}", help=text, rich_help_panel=panel, show_default=False
+    )
+
+
 _IN, _OUT, _CAMERA, _REFINE = "Input", "Output", "Camera", "Refiner (released models)"
+_STREAM, _MEMORY = "Chunks and streaming", "Memory and precision"
 
 
 @app.command()
@@ -55,6 +64,8 @@ def generate(
     num_frames: Annotated[
         int | None, _flag("num_frames", "At most this many, brought to 8k + 1. (released: 161; pocket: 65)")
     ] = None,
+    height: Annotated[int | None, _flag("height", "Pixels, a multiple of 32. (released: 704; pocket: 96)")] = None,
+    width: Annotated[int | None, _flag("width", "Pixels, a multiple of 32. (released: 1280; pocket: 160)")] = None,
     step: Annotated[int | None, _flag("step", "Sampler steps. (released: 60; pocket: its preset)")] = None,
     cfg_scale: Annotated[
         float | None, _flag("cfg_scale", "Guidance; 1 = off. (released: 5.0; pocket: its preset)")
@@ -62,10 +73,49 @@ def generate(
     flow_shift: Annotated[
         float | None, _flag("flow_shift", "Shift of the noise levels. (the model's own; released: 9.8)")
     ] = None,
-    sampling_algo: Annotated[str, _flag("sampling_algo", "flow_euler_ltx.")] = "flow_euler_ltx",
+    sampling_algo: Annotated[
+        str, _flag("sampling_algo", "auto, flow_euler_ltx, flow_dpm-solver, chunk_flow_euler, self_forcing. (auto)")
+    ] = "auto",
     seed: Annotated[int, _flag("seed", "Noise seed; same seed, same bytes. (42)")] = 42,
     device: Annotated[str, _flag("device", "auto, cpu, cuda, cuda:1. (auto)")] = "auto",
-    offload_vae: Annotated[bool, _flag("offload_vae", "Keep the codec off the GPU except while it works.")] = False,
+    offload_vae: Annotated[
+        bool, _flag("offload_vae", "Keep the codec off the GPU except while it works.", _MEMORY)
+    ] = False,
+    offload_text_encoder: Annotated[
+        bool, _flag("offload_text_encoder", "Move the text encoder off the GPU once the caption is read.", _MEMORY)
+    ] = False,
+    offload_blocks: Annotated[
+        bool, _flag("offload_blocks", "Keep transformer blocks off the GPU except while they work; slower.", _MEMORY)
+    ] = False,
+    stage1_precision: Annotated[str, _flag("stage1_precision", "bf16, fp8 or fp4. (bf16)", _MEMORY)] = "bf16",
+    refiner_precision: Annotated[str, _flag("refiner_precision", "bf16, fp8 or fp4. (bf16)", _MEMORY)] = "bf16",
+    chunk_interval_k: Annotated[
+        float | None,
+        _flag("chunk_interval_k", "chunk_flow_euler: part of a walk between chunks. (1 / chunks)", _STREAM),
+    ] = None,
+    denoising_step_list: Annotated[
+        str | None, _flag("denoising_step_list", "self_forcing: timesteps. (streaming: 1000,960,889,727,0)", _STREAM)
+    ] = None,
+    num_frame_per_block: Annotated[
+        int | None, _flag("num_frame_per_block", "Latent frames of a chunk. (3)", _STREAM)
+    ] = None,
+    num_cached_blocks: Annotated[
+        int | None, _flag("num_cached_blocks", "Chunks that softmax blocks look back at; -1 = all. (2)", _STREAM)
+    ] = None,
+    sink_token: Annotated[
+        bool, _switch("sink_token", "Whether the first chunk is always among them. (yes)", _STREAM)
+    ] = True,
+    save_state: Annotated[
+        Path | None,
+        _flag("save_state", "Stream, and save the world here (.safetensors) to go on with `sana-wm extend`.", _STREAM),
+    ] = None,
+    causal_vae_path: Annotated[
+        str | None, _flag("causal_vae_path", "Another causal VAE folder. (the model's own)", _STREAM)
+    ] = None,
+    streaming_crf: Annotated[int, _flag("streaming_crf", "Quality of a streamed MP4, 0 to 51. (18)", _STREAM)] = 18,
+    streaming_preset: Annotated[
+        str, _flag("streaming_preset", "x264 preset of a streamed MP4. (medium)", _STREAM)
+    ] = "medium",
     output_dir: Annotated[Path, _flag("output_dir", "Folder, made if absent. (out)", _OUT)] = Path("out"),
     name: Annotated[str, _flag("name", "File stem: NAME_generated.mp4. (output)", _OUT)] = "output",
     fps: Annotated[float | None, _flag("fps", "Frames per second of the MP4. (16)", _OUT)] = None,
@@ -75,7 +125,20 @@ def generate(
     refiner_gemma_root: Annotated[str | None, _flag("refiner_gemma_root", "Its text encoder.", _REFINE)] = None,
     refiner_seed: Annotated[int | None, _flag("refiner_seed", "Its noise seed. (42)", _REFINE)] = None,
     sink_size: Annotated[int | None, _flag("sink_size", "Latent frames it keeps as they are. (1)", _REFINE)] = None,
-    offload_refiner: Annotated[bool, _flag("offload_refiner", "Load it only when needed.", _REFINE)] = False,
+    refiner_block_size: Annotated[
+        int | None,
+        _flag("refiner_block_size", "Latent frames refined together. (all; streaming: 3)", _REFINE),
+    ] = None,
+    refiner_kv_max_frames: Annotated[
+        int | None, _flag("refiner_kv_max_frames", "Latent frames a block looks back at, sink included. (11)", _REFINE)
+    ] = None,
+    refiner_lora: Annotated[
+        Path | None, _flag("refiner_lora", "Adapter folded into it (.safetensors).", _REFINE)
+    ] = None,
+    save_stage1: Annotated[bool, _flag("save_stage1", "Also write NAME_stage1_generated.mp4.", _REFINE)] = False,
+    offload_refiner: Annotated[
+        bool, _flag("offload_refiner", "Free the first stage before it is loaded, and it before decoding.", _REFINE)
+    ] = False,
 ) -> None:
     """Make a video from a picture, a caption and a camera path.
 
@@ -84,8 +147,10 @@ def generate(
 
     Writes out/output_generated.mp4, a JSON record and a contact sheet.
 
-    A released model (--model Efficient-Large-Model/SANA-WM_bidirectional)
-    makes 704x1280 pixels and 161 frames, and wants a GPU.
+    A released model (--model Efficient-Large-Model/SANA-WM_bidirectional,
+    SANA-WM_chunk_causal or SANA-WM_streaming) makes 704x1280 pixels and wants
+    a GPU. The streaming one writes out/output_streaming.mp4 while it works; the
+    file plays at any moment.
 
     Defaults in brackets; where they differ, each model has its own.
     """

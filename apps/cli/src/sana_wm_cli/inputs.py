@@ -6,9 +6,9 @@ import importlib.util
 import re
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _LEAST_FREE_BYTES = 32 * 2**20
+# Spelled here too, so that a wrong flag is answered before the model's code is imported.
+ALGORITHMS = ("auto", "flow_euler_ltx", "flow_dpm-solver", "chunk_flow_euler", "self_forcing")
+PRECISIONS = ("bf16", "fp8", "fp4")
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,25 @@ class Request:
     refiner_seed: int | None
     sink_size: int | None
     offload_refiner: bool
+    height: int | None = None
+    width: int | None = None
+    refiner_block_size: int | None = None
+    refiner_kv_max_frames: int | None = None
+    refiner_lora: Path | None = None
+    save_stage1: bool = False
+    chunk_interval_k: float | None = None
+    denoising_step_list: str | None = None
+    num_frame_per_block: int | None = None
+    num_cached_blocks: int | None = None
+    sink_token: bool = True
+    save_state: Path | None = None
+    causal_vae_path: str | None = None
+    streaming_crf: int = 18
+    streaming_preset: str = "medium"
+    offload_text_encoder: bool = False
+    offload_blocks: bool = False
+    stage1_precision: str = "bf16"
+    refiner_precision: str = "bf16"
 
     @property
     def source(self) -> str:
@@ -64,7 +87,7 @@ class Request:
             if path.startswith("hf://"):
                 return "/".join(path.removeprefix("hf://").split("/")[:2])
             parent = Path(path).expanduser().resolve().parent
-            return str(parent.parent if parent.name in ("dit", "transformer") else parent)
+            return str(parent.parent if parent.name in ("dit", "sana_dit", "transformer") else parent)
         return "pocket"
 
     @property
@@ -73,12 +96,22 @@ class Request:
         return self.source == "pocket" or (Path(self.source).expanduser() / "preset.json").is_file()
 
 
+def bare_request(**given: Any) -> Request:
+    """A request with these flags given and all others left at the model's own."""
+    empty: dict[str, Any] = {
+        name: None for name, spec in Request.__dataclass_fields__.items() if spec.default is MISSING
+    }
+    plain = {"negative_prompt": "", "sampling_algo": "auto", "seed": 42, "device": "auto", "offload_vae": False}
+    plain |= {"output_dir": Path("out"), "name": "output", "no_action_overlay": False, "no_refiner": False}
+    return Request(**(empty | plain | {"offload_refiner": False} | given))
+
+
 @dataclass(frozen=True)
 class Inputs:
-    """What the pipeline takes, read from the files a request names."""
+    """What the pipeline takes, read from the files a request names; a world that goes on needs no picture."""
 
-    image: Image.Image
-    image_path: Path
+    image: Image.Image | None
+    image_path: Path | None
     prompt: str
     action: str | None
     c2w: np.ndarray | None
@@ -87,8 +120,11 @@ class Inputs:
 
 def check_request(request: Request) -> None:
     """Refuse flags that cannot be right, before anything slow happens."""
-    if request.sampling_algo != "flow_euler_ltx":
-        raise ValueError(f"--sampling_algo {request.sampling_algo} is not available; use flow_euler_ltx")
+    if request.sampling_algo not in ALGORITHMS:
+        raise ValueError(
+            f"--sampling_algo {request.sampling_algo} is not available; use one of {', '.join(ALGORITHMS)} "
+            "(flow_euler_ltx is the released default)"
+        )
     if request.camera is not None and request.action is not None:
         raise ValueError("give one of --camera (poses) and --action (keys), not both")
     if request.camera is None and request.action is None and not request.is_pocket:
@@ -105,10 +141,40 @@ def check_request(request: Request) -> None:
         raise ValueError(f"--fov must be from 25 to 120 degrees, such as 70; got {request.fov:g}")
     if request.fov is not None and request.intrinsics is not None:
         raise ValueError("give one of --fov and --intrinsics, not both")
+    _check_stages(request)
     for flag in ("translation_speed", "rotation_speed_deg", "cfg_scale", "flow_shift"):
         value = getattr(request, flag)
         if value is not None and not (np.isfinite(value) and value >= 0):
             raise ValueError(f"--{flag} must be a number of at least 0; got {value:g}")
+
+
+def _check_stages(request: Request) -> None:
+    """The flags of streaming, of the refiner and of precision."""
+    for flag, least in (
+        ("sink_size", 1),
+        ("refiner_block_size", 1),
+        ("refiner_kv_max_frames", 2),
+        ("num_frame_per_block", 1),
+    ):
+        value = getattr(request, flag)
+        if value is not None and value < least:
+            raise ValueError(f"--{flag} must be at least {least}; got {value}")
+    interval = request.chunk_interval_k
+    if interval is not None and not 0 < interval < float("inf"):
+        raise ValueError(f"--chunk_interval_k must be above 0, such as 0.1; got {interval:g}")
+    if not 0 <= request.streaming_crf <= 51:
+        raise ValueError(f"--streaming_crf must be from 0 (lossless) to 51, such as 18; got {request.streaming_crf}")
+    if request.streaming_preset not in PRESETS:
+        raise ValueError(f"--streaming_preset {request.streaming_preset} is not one of {', '.join(PRESETS)}")
+    for flag in ("stage1_precision", "refiner_precision"):
+        if getattr(request, flag) not in PRECISIONS:
+            raise ValueError(f"--{flag} {getattr(request, flag)} is not one of {', '.join(PRECISIONS)}")
+    for flag in ("save_state", "refiner_lora"):
+        path = getattr(request, flag)
+        if path is not None and path.suffix != ".safetensors":
+            raise ValueError(f"--{flag} takes a .safetensors file, such as world.safetensors; got {path}")
+    if request.save_state is not None and not request.save_state.expanduser().resolve().parent.is_dir():
+        raise ValueError(f"--save_state {request.save_state}: its folder does not exist; make it first")
 
 
 def read_inputs(request: Request) -> Inputs:

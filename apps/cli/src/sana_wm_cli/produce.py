@@ -3,85 +3,152 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sana_wm_cli.display import Display, quiet_libraries
 from sana_wm_cli.inputs import Inputs, Request, check_folder, check_request, read_inputs
-from sana_wm_cli.record import Clock, describe_run
+from sana_wm_cli.record import Clock, Made, describe_run
 
 if TYPE_CHECKING:
-    from sana_wm_core.pipeline import Clip, WorldPipeline
+    import torch
+    from sana_wm_core.layouts import World
+    from sana_wm_core.pipeline import Clip, Defaults
+
+    from sana_wm_cli.refining import RefinerPlan
 
 
 def produce(request: Request) -> None:
-    """Make the clip and write NAME_generated.mp4, .json and NAME_contact_sheet.png into the output folder.
+    """Make what a request asks for: a clip, or a stream where the model makes chunks or a state is to be saved.
 
     Raises:
         ValueError: Input that cannot be used.
         OSError: Files that cannot be read or written.
     """
-    import typer
-
     # Everything cheap is checked before the model is loaded.
     check_request(request)
     inputs = read_inputs(request)
     check_folder(request.output_dir)
-    stem = request.output_dir / f"{request.name}_generated"
+    guess = inputs.intrinsics is None and request.fov is None and not request.is_pocket
+    if guess:
+        from sana_wm_core.lens import require_estimator
 
-    from sana_wm_core.overlay import apply_overlay
-    from sana_wm_core.video import write_contact_sheet, write_text, write_video
+        require_estimator()
+
+    from sana_wm_cli.refining import plan_refiner
+    from sana_wm_cli.stream import begin_stream, streams
 
     clock = Clock()
     with quiet_libraries(), Display() as display:
+        if guess:
+            inputs = guess_lens(inputs, request, display, clock)
         display.stage("loading the model")
         with clock.measure("load"):
-            pipeline = load(request)
-        if not request.no_refiner and not request.is_pocket:
-            typer.echo(
-                "note: stage 2 (the refiner) is not available yet; decoding stage-1 latents (--no_refiner hides this)",
-                err=True,
-            )
-        refiner_flags = (request.refiner_root, request.refiner_gemma_root, request.refiner_seed, request.sink_size)
-        if request.is_pocket and (request.offload_refiner or any(flag is not None for flag in refiner_flags)):
-            typer.echo("note: the pocket world has no refiner; the refiner flags have no effect", err=True)
-        clip = make_clip(pipeline, request, inputs, clock, display)
-        fps = pipeline.defaults.fps if request.fps is None else request.fps
-        display.stage("writing")
-        with clock.measure("write"):
-            video = clip.video if request.no_action_overlay else apply_overlay(clip.video, clip.c2w)
-            write_video(stem.with_suffix(".mp4"), video, fps)
-            write_contact_sheet(request.output_dir / f"{request.name}_contact_sheet.png", video, fps)
-    record = describe_run(pipeline, request, inputs, clip, fps, clock)
-    write_text(stem.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+            world = load(request)
+            refiner = plan_refiner(world, request)
+        if streams(world, request):
+            begin_stream(world, refiner, request, inputs, clock, display)
+        else:
+            _produce_clip(world, refiner, request, inputs, clock, display)
+
+
+def _produce_clip(
+    world: World, refiner: RefinerPlan | None, request: Request, inputs: Inputs, clock: Clock, display: Display
+) -> None:
+    """Write NAME_generated.mp4, .json and NAME_contact_sheet.png into the output folder."""
+    import typer
+    from sana_wm_core.overlay import apply_overlay
+    from sana_wm_core.video import write_contact_sheet, write_text, write_video
+
+    stem = request.output_dir / f"{request.name}_generated"
+    clip = make_clip(world, refiner, request, inputs, clock, display)
+    fps = world.pipeline.defaults.fps if request.fps is None else request.fps
+    display.stage("writing")
+    with clock.measure("write"):
+        video = clip.video if request.no_action_overlay else apply_overlay(clip.video, clip.c2w)
+        write_video(stem.with_suffix(".mp4"), video, fps)
+        write_contact_sheet(request.output_dir / f"{request.name}_contact_sheet.png", video, fps)
+        if clip.stage1 is not None:
+            write_video(request.output_dir / f"{request.name}_stage1_generated.mp4", clip.stage1, fps)
     frames, height, width = video.shape[:3]
-    typer.echo(f"{stem.with_suffix('.mp4')}: {frames} frames {height}x{width} in {clock.total_s:.1f} s")
+    planned = frames + (refiner.sink if refiner is not None else 0)
+    if request.num_frames not in (None, planned):
+        typer.echo(f"note: --num_frames {request.num_frames} became {planned} (1 + 8 k, within the path)", err=True)
+    made = Made(frames, height, width, tuple(clip.intrinsics[0]))
+    record = describe_run(world.pipeline, request, inputs, made, fps, clock)
+    record["refiner"] = refiner.describe() if refiner is not None else None
+    write_text(stem.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+    size = f"{made.frames} frames {made.height}x{made.width}"
+    typer.echo(f"{stem.with_suffix('.mp4')}: {size} in {clock.total_s:.1f} s")
 
 
-def load(request: Request) -> WorldPipeline:
+def guess_lens(inputs: Inputs, request: Request, display: Display, clock: Clock) -> Inputs:
+    """Inputs with a lens that Pi3X estimated; Pi3X is gone again before the model comes."""
+    import typer
+    from sana_wm_core.lens import estimate_lens
+
+    assert inputs.image is not None
+    display.stage("estimating the lens")
+    with clock.measure("lens"):
+        lens = estimate_lens(inputs.image, find_device(request.device))
+    shown = ", ".join(f"{value:.0f}" for value in lens)
+    typer.echo(f"note: Pi3X estimates fx, fy, cx, cy = {shown} pixels (its weights are CC BY-NC 4.0)", err=True)
+    return replace(inputs, intrinsics=lens)
+
+
+def load(request: Request) -> World:
     """Load the model a request names onto its device."""
-    import torch
-    from sana_wm_core.loading import load_pipeline
+    from sana_wm_core.layouts import open_world
 
-    device = request.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        known = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"--device {device} is unknown; use auto, cpu, cuda or cuda:1") from error
-    if known.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: no CUDA device is visible; use --device cpu")
-    return load_pipeline(
+    device = find_device(request.device)
+    world = open_world(
         request.source,
         config=request.config,
         weights=request.model_path,
-        device=known,
+        codec=request.causal_vae_path,
+        device=device,
         offload_codec=request.offload_vae,
     )
+    world.pipeline.offload_text_encoder = request.offload_text_encoder
+    _prepare_transformer(world, request, device)
+    return world
 
 
-def make_clip(pipeline: WorldPipeline, request: Request, inputs: Inputs, clock: Clock, display: Display) -> Clip:
+def _prepare_transformer(world: World, request: Request, device: torch.device) -> None:
+    from sana_wm_core.offload import offload_blocks
+    from sana_wm_core.precision import quantize
+    from sana_wm_core.sampling.student import transformer_of
+
+    if request.stage1_precision != "bf16":
+        quantize(world.pipeline.transformer, request.stage1_precision, "stage 1")
+    if request.offload_blocks:
+        offload_blocks(transformer_of(world.pipeline.transformer), "blocks", device)
+
+
+def find_device(name: str) -> torch.device:
+    """The device a flag names; auto takes the GPU if there is one.
+
+    Raises:
+        ValueError: An unknown name, or no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name} is unknown; use auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: no CUDA device is visible; use --device cpu")
+    return device
+
+
+def make_clip(
+    world: World, refiner: RefinerPlan | None, request: Request, inputs: Inputs, clock: Clock, display: Display
+) -> Clip:
     """Run the pipeline, showing and timing its stages."""
+    from sana_wm_core.sampling.choice import choose_sampler
 
     def report(stage: str, progress: Any) -> None:
         if progress is None:
@@ -90,23 +157,56 @@ def make_clip(pipeline: WorldPipeline, request: Request, inputs: Inputs, clock: 
         else:
             display.step(progress.step, progress.steps)
 
+    assert inputs.image is not None
+    own = world.pipeline.defaults
+    sampler = choose_sampler(
+        own.sampler if request.sampling_algo == "auto" else request.sampling_algo,
+        steps=own.steps if request.step is None else request.step,
+        guidance=own.guidance if request.cfg_scale is None else request.cfg_scale,
+        shift=own.shift if request.flow_shift is None else request.flow_shift,
+        chunk=request.num_frame_per_block or own.chunk,
+        chunk_rule=own.chunk_rule,
+        interval=request.chunk_interval_k,
+        step_list=step_list(request, own),
+        window=2 if request.num_cached_blocks is None else request.num_cached_blocks,
+        sink=request.sink_token,
+    )
     try:
-        return pipeline(
+        return world.pipeline(
             inputs.image,
             inputs.prompt,
             c2w=inputs.c2w,
             action=inputs.action,
             intrinsics=inputs.intrinsics,
             fov_deg=request.fov,
+            height=request.height,
+            width=request.width,
             frames=request.num_frames,
-            steps=request.step,
-            guidance=request.cfg_scale,
-            shift=request.flow_shift,
+            sampler=sampler,
             translation_speed=request.translation_speed,
             rotation_speed_deg=request.rotation_speed_deg,
             negative_prompt=request.negative_prompt,
             seed=request.seed,
+            refine=None if refiner is None else refiner.for_clips(world.pipeline, display),
+            keep_stage1=request.save_stage1,
             report=report,
         )
     finally:
         clock.enter(None)
+
+
+def step_list(request: Request, own: Defaults) -> tuple[float, ...]:
+    """Timesteps of the chunk-by-chunk sampler: the flag's, else the model's unless --step asks for a grid.
+
+    Raises:
+        ValueError: No step list, or another one than the weights were made for.
+    """
+    from sana_wm_core.sampling.student import parse_steps
+
+    steps = own.step_list if request.step is None else ()
+    if request.denoising_step_list is not None:
+        steps = parse_steps(request.denoising_step_list)
+    if own.fixed_steps and steps != own.step_list:
+        known = ",".join(f"{step:g}" for step in own.step_list)
+        raise ValueError(f"these weights were distilled for the steps {known} and know no others; leave the flag out")
+    return steps

@@ -10,36 +10,46 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from sana_wm_core.pipeline import Clip, WorldPipeline
+    from sana_wm_core.pipeline import WorldPipeline
 
     from sana_wm_cli.inputs import Inputs, Request
 
 _PACKAGES = ("sana-wm", "sana-wm-core", "gdn-kernels", "camera-control", "torch", "diffusers", "transformers", "av")
 
 
+class Made(NamedTuple):
+    """What came out of a run: frames and their size, and the lens of the first, fx, fy, cx, cy in its pixels."""
+
+    frames: int
+    height: int
+    width: int
+    lens: tuple[float, ...]
+
+
 def describe_run(
-    pipeline: WorldPipeline, request: Request, inputs: Inputs, clip: Clip, fps: float, clock: Clock
+    pipeline: WorldPipeline, request: Request, inputs: Inputs, made: Made, fps: float, clock: Clock
 ) -> dict[str, Any]:
     """The record written beside the video: enough to make it again and to know what it was made with."""
     own = pipeline.defaults
     flags = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(request).items()}
     used = {
-        "frames": len(clip.video),
-        "height": clip.video.shape[1],
-        "width": clip.video.shape[2],
+        "frames": made.frames,
+        "height": made.height,
+        "width": made.width,
         "fps": fps,
         "steps": own.steps if request.step is None else request.step,
         "cfg_scale": own.guidance if request.cfg_scale is None else request.cfg_scale,
         "flow_shift": own.shift if request.flow_shift is None else request.flow_shift,
         "seed": request.seed,
+        "sampling_algo": own.sampler if request.sampling_algo == "auto" else request.sampling_algo,
         "prompt": inputs.prompt,
         "action": inputs.action,
         "translation_speed": _or(request.translation_speed, own.translation_speed),
         "rotation_speed_deg": _or(request.rotation_speed_deg, own.rotation_speed_deg),
-        "intrinsics_px_first_frame": [round(float(x), 4) for x in clip.intrinsics[0]],
+        "intrinsics_px_first_frame": [round(float(x), 4) for x in made.lens],
         "device": str(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
     }

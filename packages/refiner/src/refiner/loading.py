@@ -155,13 +155,15 @@ def _tensors(folder: Path, wanted: dict[str, tuple[int, ...]]) -> Iterator[tuple
     for file in _files(folder):
         try:
             with safe_open(file, "pt") as opened:
-                for name in opened.keys():  # noqa: SIM118 - not a dict
-                    if name not in wanted:
-                        continue
+                held = set(opened.keys())
+                for name in sorted(held & set(wanted)):
                     shape = tuple(opened.get_slice(name).get_shape())
                     if shape != wanted[name]:
                         raise ValueError(f"{file}: {name} is {shape}, the config says {wanted[name]}; fetch it again")
-                    yield name, opened.get_tensor(name)
+                    tensor = opened.get_tensor(name)
+                    # sana-wm quantize stores linear layers in float8 with a scale per row.
+                    scale = opened.get_tensor(f"{name}_scale") if f"{name}_scale" in held else None
+                    yield name, tensor if scale is None else tensor.float() * scale
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file}: damaged or cut short ({_one_line(error)}); fetch it again") from error
 

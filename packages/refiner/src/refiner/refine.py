@@ -131,6 +131,7 @@ class Refiner:
         self._velocity(x, 0.0, list(range(sink.shape[2])), cache, "capture_pre_rope")
         state: RefinerState = {
             "frames": torch.tensor(sink.shape[2]),
+            "window": torch.tensor(self.window),
             "noise": torch.Generator().manual_seed(self.seed).get_state(),
         }
         for i in range(layers):
@@ -165,7 +166,7 @@ class Refiner:
         if not keep:
             return x.to(latents.dtype), {}
         self._velocity(x, 0.0, positions, cache, "inject_and_capture_post_rope")
-        after = {name: tensor for name, tensor in state.items() if name.startswith("sink_")}
+        after = {name: tensor for name, tensor in state.items() if name.startswith(("sink_", "window"))}
         after["frames"] = torch.tensor(first + z.shape[2])
         after["noise"] = generator.get_state()
         kept = (self.window - self.sink) * z.shape[3] * z.shape[4]

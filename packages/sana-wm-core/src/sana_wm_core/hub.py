@@ -20,10 +20,28 @@ _FULL = ("model_index.json", "scheduler/*", "text_encoder/*", "tokenizer/*", "tr
 _NVLABS = ("config.yaml", "dit/*.safetensors", "vae/*")
 _GEMMA = ("*.json", "*.safetensors", "tokenizer.model")
 
-# Refiner and its text encoder (84 GB more) are left out: generating stops after stage 1.
+BIDIRECTIONAL = "Efficient-Large-Model/SANA-WM_bidirectional"
+CHUNK_CAUSAL = "Efficient-Large-Model/SANA-WM_chunk_causal"
+STREAMING = "Efficient-Large-Model/SANA-WM_streaming"
+_REFINER = Published(
+    ("refiner/*", "refiner/**/*"), "refiner/ with transformer/, connectors/ (38 GB) and Gemma-3 (46 GB)"
+)
+_STREAMING_REFINER = Published(
+    ("refiner_diffusers/**/*", "gemma3_12b/*"), "refiner_diffusers/ (38 GB) and gemma3_12b/ (46 GB)"
+)
+
+# Refiner and its text encoder (84 GB more) are fetched on their own, only when they are used.
 _PUBLISHED = {
-    "Efficient-Large-Model/SANA-WM_bidirectional": Published(
+    BIDIRECTIONAL: Published(
         _NVLABS, "config.yaml, dit/sana_wm_1600m_720p.safetensors (10 GB), vae/ (2 GB); 12 GB in all"
+    ),
+    CHUNK_CAUSAL: Published(
+        ("config.yaml", "dit/*.safetensors"),
+        "config.yaml, dit/sana_wm_chunk_causal_1600m_720p.safetensors (10 GB); its codec comes from " + BIDIRECTIONAL,
+    ),
+    STREAMING: Published(
+        ("*.yaml", "sana_dit/*", "ltx2_causal_vae/*", "ltx2_causal_vae/**/*"),
+        "sana_dit/model.pt (size not published), ltx2_causal_vae/ (2 GB)",
     ),
     "Efficient-Large-Model/SANA-WM_bidirectional-diffusers": Published(
         _FULL,
@@ -33,8 +51,19 @@ _PUBLISHED = {
 }
 
 
-def fetch_folder(hub_id: str) -> Path:
+def published(hub_id: str, *, refiner: bool = False) -> Published:
+    """What generating needs of a repository: of its second stage, or of all the rest."""
+    if refiner:
+        return _STREAMING_REFINER if hub_id == STREAMING else _REFINER
+    return _PUBLISHED.get(hub_id, Published((*_FULL, *_NVLABS), "its transformer, vae, text encoder (size unknown)"))
+
+
+def fetch_folder(hub_id: str, *, refiner: bool = False) -> Path:
     """Return the local folder of a hub repository, downloading what generating needs if it is not there yet.
+
+    Args:
+        hub_id: owner/name.
+        refiner: The second stage of the repository instead of its first.
 
     Raises:
         ValueError: Not on this machine and not reachable; says what would be downloaded, its size, and where to put it.
@@ -42,11 +71,12 @@ def fetch_folder(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    known = _PUBLISHED.get(hub_id, Published((*_FULL, *_NVLABS), "its transformer, vae, text encoder (size unknown)"))
+    known = published(hub_id, refiner=refiner)
     patterns = list(known.patterns)
     try:
         local = Path(snapshot_download(hub_id, allow_patterns=patterns, local_files_only=True))
-        if any(local.iterdir()):
+        # A snapshot made for one stage says nothing about the other.
+        if any(next(local.glob(pattern), None) for pattern in patterns):
             return local
     except (LocalEntryNotFoundError, OSError):
         pass

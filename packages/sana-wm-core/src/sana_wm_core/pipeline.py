@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -39,6 +39,11 @@ class Defaults:
         fov_deg: Horizontal field of view assumed for pictures without intrinsics; None = must be given.
         translation_speed: Metres per held frame of an action.
         rotation_speed_deg: Degrees per held frame of an action.
+        sampler: Walk from noise to clip: flow_euler_ltx, chunk_flow_euler or self_forcing; see sampling.choice.
+        step_list: Timesteps that self_forcing visits; empty = a grid of `steps`.
+        fixed_steps: Whether the weights come with this step list and know no other.
+        chunk: Latent frames of a chunk, for the samplers that have chunks.
+        chunk_rule: How chunk_flow_euler cuts a clip; see sampling.chunks.
     """
 
     height: int = 704
@@ -51,6 +56,40 @@ class Defaults:
     fov_deg: float | None = None
     translation_speed: float = 0.05
     rotation_speed_deg: float = 1.2
+    sampler: str = "flow_euler_ltx"
+    step_list: tuple[float, ...] = ()
+    fixed_steps: bool = False
+    chunk: int = 3
+    chunk_rule: str = "first_plus_one"
+
+
+class ClipSampler(Protocol):
+    """What the pipeline needs of a sampler."""
+
+    @property
+    def guidance(self) -> float:
+        """Guidance scale; above 1 a negative prompt is read."""
+
+    def __call__(
+        self,
+        model: Any,
+        first_latent: Tensor,
+        noise: Tensor,
+        conditions: Conditions,
+        on_step: Callable[[Progress], None] | None = None,
+    ) -> Tensor:
+        """Latents (1, c, t, y, x) of a clip."""
+
+
+class SecondStage(Protocol):
+    """What the pipeline needs of a refiner."""
+
+    @property
+    def dropped_frames(self) -> int:
+        """Raw frames at the start of the decoded video that were never refined and are left out."""
+
+    def __call__(self, latents: Tensor, prompt: str) -> Tensor:
+        """Refined latents of the same shape."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +101,14 @@ class Clip:
         latents: (1, c, t, y, x) normalised, before decoding.
         c2w: (f, 4, 4) float32 poses of the frames, as given.
         intrinsics: (f, 4) float32 fx, fy, cx, cy in pixels of the video.
+        stage1: The same clip before refining, where it was asked for.
     """
 
     video: np.ndarray
     latents: Tensor
     c2w: np.ndarray
     intrinsics: np.ndarray
+    stage1: np.ndarray | None = None
 
 
 class WorldPipeline:
@@ -79,6 +120,7 @@ class WorldPipeline:
         text_encoder: Text encoder.
         defaults: How the model is used when a call does not say.
         offload_codec: Keep the codec on the CPU except while it works; saves GPU memory.
+        offload_text_encoder: The same for the text encoder.
         sources: Files and folders the parts were read from, for the record.
     """
 
@@ -90,6 +132,7 @@ class WorldPipeline:
         defaults: Defaults | None = None,
         *,
         offload_codec: bool = False,
+        offload_text_encoder: bool = False,
         sources: dict[str, Path] | None = None,
     ) -> None:
         self.transformer = transformer.eval()
@@ -97,6 +140,7 @@ class WorldPipeline:
         self.text_encoder = text_encoder
         self.defaults = defaults or Defaults()
         self.offload_codec = offload_codec
+        self.offload_text_encoder = offload_text_encoder
         self.sources = sources or {}
 
     @property
@@ -138,6 +182,9 @@ class WorldPipeline:
         negative_prompt: str = "",
         seed: int = 42,
         noise: Tensor | None = None,
+        sampler: ClipSampler | None = None,
+        refine: SecondStage | None = None,
+        keep_stage1: bool = False,
         report: Callable[[str, Progress | None], None] | None = None,
     ) -> Clip:
         """Make a clip. None means the model's own default.
@@ -160,6 +207,9 @@ class WorldPipeline:
             negative_prompt: What to stay away from, with guidance.
             seed: Seed of the noise, drawn on the CPU so that every device starts from the same.
             noise: The noise itself, (1, c, t, y, x), instead of a seed.
+            sampler: Another sampler than the Euler one; it brings its own steps, guidance and shift.
+            refine: Second stage; without it the first stage's latents are decoded.
+            keep_stage1: Decode the first stage's latents as well.
             report: Called with the name of the work at hand, and the sampler's progress while it runs.
 
         Raises:
@@ -172,18 +222,16 @@ class WorldPipeline:
         first = fit(image, *size)
         assert path.intrinsics is not None
         lens = crop_intrinsics(path.intrinsics, first.source_size, size).astype(np.float32)
-        sampler = Sampler(
-            own.steps if steps is None else steps,
-            own.guidance if guidance is None else guidance,
-            own.shift if shift is None else shift,
-        )
+        if sampler is None:
+            sampler = Sampler(
+                own.steps if steps is None else steps,
+                own.guidance if guidance is None else guidance,
+                own.shift if shift is None else shift,
+            )
         tell = report or (lambda stage, progress: None)
 
         tell("reading the caption", None)
-        text, mask = self.text_encoder.encode([prompt])
-        negative: tuple[Tensor | None, Tensor | None] = (None, None)
-        if sampler.guidance > 1:
-            negative = encode_negative(self.text_encoder, negative_prompt)
+        (text, mask), negative = self.read_text(prompt, negative_prompt if sampler.guidance > 1 else None)
         camera = camera_tensors(path, lens, size, latent_size, self.codec.temporal_stride)
         conditions = Conditions(
             self._ready(text),
@@ -204,10 +252,30 @@ class WorldPipeline:
         latents = sampler(
             self.transformer, first_latent, self._ready(noise), conditions, lambda step: tell("sampling", step)
         )
+        refined, dropped = latents, 0
+        if refine is not None:
+            tell("refining", None)
+            refined, dropped = refine(latents, prompt), refine.dropped_frames
         tell("decoding", None)
         with self._working_codec() as codec:
-            decoded = codec.decode(latents)
-        return Clip(to_pixels(decoded[0]), latents, path.c2w.astype(np.float32), lens)
+            video = to_pixels(codec.decode(refined)[0])
+            before = to_pixels(codec.decode(latents)[0]) if keep_stage1 and refine is not None else None
+        poses = path.c2w.astype(np.float32)
+        return Clip(video[dropped:], refined, poses[dropped:], lens[dropped:], before)
+
+    def read_text(
+        self, prompt: str, negative_prompt: str | None
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | tuple[None, None]]:
+        """States and masks of a caption, and of a negative prompt if there is one."""
+        encoder: Any = self.text_encoder
+        if self.offload_text_encoder and isinstance(encoder, nn.Module):
+            encoder.to(self.device)
+        try:
+            read = encoder.encode([prompt])
+            return read, (None, None) if negative_prompt is None else encode_negative(encoder, negative_prompt)
+        finally:
+            if self.offload_text_encoder and isinstance(encoder, nn.Module):
+                encoder.to("cpu")
 
     def plan_camera(
         self,

@@ -144,6 +144,34 @@ class GrowingVideo:
         return stream
 
 
+def keep_whole_fragments(path: str | Path) -> int:
+    """Cut a growing video whose writing failed after its last whole fragment; returns the frames that are left.
+
+    Players stop at a half fragment in different ways; without it all of them play to the end.
+    """
+    path = Path(path)
+    end = 0
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        at = 0
+        while at + 8 <= size:
+            file.seek(at)
+            length, kind = int.from_bytes(file.read(4), "big"), file.read(4)
+            if length < 8 or at + length > size:
+                break
+            at += length
+            # A fragment is a header (moof) and its frames (mdat); what comes before the first is the file's own header.
+            if kind in (b"mdat", b"moov"):
+                end = at
+    with path.open("r+b") as file:
+        file.truncate(end)
+    try:
+        with av.open(str(path)) as video:
+            return sum(1 for packet in video.demux(video=0) if packet.size)
+    except (av.FFmpegError, IndexError):
+        return 0
+
+
 def read_video(path: str | Path) -> np.ndarray:
     """Read all frames of a video file as (f, H, W, 3) uint8."""
     with av.open(str(path)) as file:

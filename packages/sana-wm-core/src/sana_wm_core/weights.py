@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,7 @@ CLASS_NAME = "SanaWMTransformer3DModel"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _RENAMED = {"t_embedder.mlp.0.": "t_embedder.linear_1.", "t_embedder.mlp.2.": "t_embedder.linear_2."}
 # The absolute position table and the null caption of training; no forward pass reads them.
+_SCALE = "_scale"
 _DROPPED = ("pos_embed", "y_embedder.y_embedding")
 
 
@@ -40,8 +42,9 @@ def load_transformer(
 
     Args:
         path: A diffusers folder (config.json with one or several safetensors files), a .safetensors file with the
-            names of either publisher (a config.json beside it is read, else the released sizes are assumed), or a hub
-            id such as Efficient-Large-Model/SANA-WM_bidirectional-diffusers.
+            names of either publisher or a .pt training checkpoint of the streaming release (a config.json beside it is
+            read, else the released sizes are assumed), or a hub id such as
+            Efficient-Large-Model/SANA-WM_bidirectional-diffusers.
         subfolder: Folder inside the path or repository, usually "transformer".
         dtype: Data type of the weights; None keeps that of the files.
         device: Where the weights go.
@@ -113,6 +116,7 @@ def read_config(path: Path) -> TransformerConfig:
 
 def published_name(name: str) -> str | None:
     """The name a tensor of either public checkpoint has here; None for tensors that are left out."""
+    name = name.removeprefix("model.")
     if name in _DROPPED:
         return None
     for old, new in _RENAMED.items():
@@ -164,8 +168,8 @@ def _fetch(hub_id: str, subfolder: str | None) -> Path:
 
 def _weight_files(source: Path) -> list[Path]:
     if source.is_file():
-        if source.suffix != ".safetensors":
-            raise ValueError(f"{source}: weights are read from .safetensors files only, for example {WEIGHTS}")
+        if source.suffix not in (".safetensors", ".pt", ".pth"):
+            raise ValueError(f"{source}: weights are read from .pt and .safetensors files only, for example {WEIGHTS}")
         return [source]
     if (source / WEIGHTS).is_file():
         return [source / WEIGHTS]
@@ -184,11 +188,15 @@ def _weight_files(source: Path) -> list[Path]:
 
 def _tensors(file: Path, wanted: dict[str, Any], wrong: list[str]) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a file that fit; what does not is described in `wrong` without being read."""
+    if file.suffix != ".safetensors":
+        yield from _checkpoint_tensors(file, wanted, wrong)
+        return
     try:
         with safe_open(file, "pt") as opened:
-            for stored in opened.keys():  # noqa: SIM118 - not a dict
+            held = set(opened.keys())
+            for stored in sorted(held):
                 name = published_name(stored)
-                if name is None:
+                if name is None or stored.removesuffix(_SCALE) in held - {stored}:
                     continue
                 shape = tuple(opened.get_slice(stored).get_shape())
                 if name not in wanted:
@@ -196,9 +204,54 @@ def _tensors(file: Path, wanted: dict[str, Any], wrong: list[str]) -> Iterator[t
                 elif shape != tuple(wanted[name].shape):
                     wrong.append(f"{name} is {shape}, expected {tuple(wanted[name].shape)}")
                 else:
-                    yield name, opened.get_tensor(stored)
+                    scale = opened.get_tensor(stored + _SCALE) if stored + _SCALE in held else None
+                    yield name, unscaled(opened.get_tensor(stored), scale)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file}: damaged or cut short ({' '.join(str(error).split())}); fetch it again") from error
+
+
+def _checkpoint_tensors(file: Path, wanted: dict[str, Any], wrong: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """The same of a training checkpoint: the generator's tensors, whose names begin with `model.`."""
+    held = read_checkpoint(file)
+    for stored, tensor in held.items():
+        name = published_name(stored)
+        if name is None or (stored.endswith(_SCALE) and stored.removesuffix(_SCALE) in held):
+            continue
+        if name not in wanted:
+            wrong.append(f"{stored} is unknown")
+        elif tuple(tensor.shape) != tuple(wanted[name].shape):
+            wrong.append(f"{name} is {tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}")
+        else:
+            yield name, unscaled(tensor, held.get(stored + _SCALE))
+
+
+def unscaled(tensor: Tensor, scale: Tensor | None) -> Tensor:
+    """A weight as it was before it was stored in float8 with a scale per row; others as they are."""
+    return tensor if scale is None else tensor.float() * scale
+
+
+def read_checkpoint(file: Path) -> dict[str, Tensor]:
+    """Tensors of the model in a .pt training checkpoint, as they are named there; nothing in it is executed.
+
+    The file may hold {"generator": ...} beside optimisers, {"state_dict": ...}, or the tensors themselves. Only what is
+    used is read from the disk.
+
+    Raises:
+        ValueError: Damaged, holding more than tensors and plain values, or without a model.
+    """
+    try:
+        held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"{file}: damaged, or more than weights in it ({reason}); fetch it again") from error
+    for key in ("generator", "state_dict"):
+        if isinstance(held, dict) and isinstance(held.get(key), dict):
+            held = held[key]
+            break
+    tensors = {str(n): t for n, t in held.items() if isinstance(t, Tensor)} if isinstance(held, dict) else {}
+    if not tensors:
+        raise ValueError(f"{file}: no model in there; expected weights under 'generator' or 'state_dict'")
+    return tensors
 
 
 def _listing(folder: Path) -> str:

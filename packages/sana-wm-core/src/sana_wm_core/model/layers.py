@@ -116,6 +116,10 @@ class _Conv(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, out, kernel, padding=kernel // 2, groups=groups, bias=bias)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply a filter of one cell to the last dimension; an nn.Linear can take its place."""
+        return F.linear(x, self.conv.weight.flatten(1), self.conv.bias)
+
 
 class GatedConvFFN(nn.Module):
     """Feed-forward that also looks around: 3x3 within a latent frame, then a few frames along time.
@@ -145,14 +149,14 @@ class GatedConvFFN(nn.Module):
 
     def _within_frames(self, images: Tensor) -> Tensor:
         first, gate_act, last = self.acts
-        widen, depth, narrow = self.inverted_conv.conv, self.depth_conv.conv, self.point_conv.conv
-        inner = _activate(first, F.linear(images, widen.weight.flatten(1), widen.bias))
+        depth = self.depth_conv.conv
+        inner = _activate(first, self.inverted_conv(images))
         # channels-last memory, seen as (f, c, y, x): the layout both the linears and the depthwise filter like
         inner = depth(inner.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         value, gate = inner.chunk(2, dim=-1)
         gate = _activate(gate_act, gate)
         gated = value * gate if torch.is_grad_enabled() else value.mul_(gate)
-        return _activate(last, F.linear(gated, narrow.weight.flatten(1)))
+        return _activate(last, self.point_conv(gated))
 
     def _along_time(self, y_btsc: Tensor, clip: Clip) -> Tensor:
         weight = self.t_conv.weight[..., 0]  # (out, in, taps)

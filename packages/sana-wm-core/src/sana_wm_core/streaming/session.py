@@ -21,8 +21,7 @@ from sana_wm_core.pipeline import WorldPipeline, to_pixels
 from sana_wm_core.sampling.sampler import Conditions
 from sana_wm_core.sampling.student import ChunkSampler
 from sana_wm_core.streaming.camera import CameraTrack, chunk_camera
-from sana_wm_core.streaming.state import Settings, WorldState, fingerprint
-from sana_wm_core.text import encode_negative
+from sana_wm_core.streaming.state import Settings, WorldState, fingerprint, require_model
 
 Refine = Callable[[Tensor, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
 
@@ -47,19 +46,15 @@ class Session:
     Args:
         pipeline: The model's parts.
         state: The moment to go on from; see `start` for a new world.
-        refine: Second stage: takes a chunk of latents and its own state, returns both anew.
+        refine: Second stage: takes a chunk of latents and its own state, returns both anew. The very first frame, which
+            no second stage refines, is then left out.
 
     Raises:
         ValueError: A state of another model.
     """
 
     def __init__(self, pipeline: WorldPipeline, state: WorldState, refine: Refine | None = None) -> None:
-        own = fingerprint(pipeline.transformer)
-        if state.settings.model != own:
-            raise ValueError(
-                f"the world state belongs to another model ({state.settings.model}, this one is {own}); "
-                "load it with the model that made it"
-            )
+        require_model(state, pipeline.transformer)
         self.pipeline, self.state, self.refine = pipeline, state, refine
         settings = state.settings
         window = Window(settings.window, settings.sink)
@@ -211,6 +206,9 @@ class Session:
             finished, refiner = self.refine(latents, refiner)
         with pipeline._working_codec():
             video, decoder = self._decode(finished, state.decoder)
+        pixels = to_pixels(video[0])
+        if first and self.refine is not None:
+            pixels, poses = pixels[1:], poses[1:]
         self.state = replace(
             state,
             track=track,
@@ -220,7 +218,7 @@ class Session:
             refiner=refiner,
             frames=state.frames + len(poses),
         )
-        return Piece(to_pixels(video[0]), finished, poses)
+        return Piece(pixels, finished, poses)
 
     @torch.no_grad()
     def _read_text(self) -> None:
@@ -232,8 +230,8 @@ class Session:
 
 
 def _encode(pipeline: WorldPipeline, prompt: str, negative_prompt: str, guided: bool) -> dict[str, Tensor]:
-    states, mask = pipeline.text_encoder.encode([prompt])
+    (states, mask), negative = pipeline.read_text(prompt, negative_prompt if guided else None)
     text = {"text": states, "text_mask": mask}
-    if guided:
-        text["negative_text"], text["negative_mask"] = encode_negative(pipeline.text_encoder, negative_prompt)
+    if negative[0] is not None:
+        text["negative_text"], text["negative_mask"] = negative
     return text

@@ -191,3 +191,17 @@ def fingerprint(model: nn.Module) -> str:
     for layer in (transformer.x_embedder.proj, transformer.final_layer.linear):
         digest.update(layer.weight.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def require_model(state: WorldState, model: nn.Module) -> None:
+    """Make sure that a state was made by a model.
+
+    Raises:
+        ValueError: By another one.
+    """
+    own = fingerprint(model)
+    if state.settings.model != own:
+        raise ValueError(
+            f"the world state belongs to another model ({state.settings.model}, this one is {own}); "
+            "load it with the model that made it"
+        )

@@ -1,0 +1,37 @@
+"""sana-wm quantize: a smaller copy of a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Write a smaller copy of a model folder.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def quantize(
+    source: Annotated[Path, typer.Argument(help="Model folder in any published layout.", metavar="SOURCE")],
+    target: Annotated[Path, typer.Argument(help="Folder to write; new or empty.", metavar="TARGET")],
+    precision: Annotated[str, typer.Option("--precision", help="bf16 or fp8.")] = "fp8",
+) -> None:
+    """Write a smaller copy of a model folder.
+
+    Weights that nothing here runs are left out: Gemma-3's picture tower,
+    LTX-2's sound, optimisers. With fp8 the linear layers of both transformers
+    take one byte a weight. How far a smaller model still follows its camera
+    is not measured here: compare with sana-wm bench before relying on it.
+    """
+    from sana_wm_core.shrink import shrink
+
+    written = shrink(source, target, precision)
+    for file in written:
+        less = f"{file.before / 1e9:.3f} -> {file.after / 1e9:.3f} GB"
+        typer.echo(f"{file.name}: {less}" + (f", {file.dropped} unused tensors left out" if file.dropped else ""))
+    before, after = sum(file.before for file in written), sum(file.after for file in written)
+    typer.echo(f"{target}: {before / 1e9:.3f} -> {after / 1e9:.3f} GB")

@@ -1,0 +1,218 @@
+"""Makes a video chunk by chunk: frames reach the file as they are made, and the world can be kept to go on later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sana_wm_cli.display import Display
+from sana_wm_cli.errors import INTERRUPTED, USER_ERROR, is_disk_full, say
+from sana_wm_cli.inputs import Inputs, Request
+from sana_wm_cli.produce import step_list
+from sana_wm_cli.record import Clock, Made, describe_run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from sana_wm_core.layouts import World
+    from sana_wm_core.streaming import Piece, Session
+
+    from sana_wm_cli.refining import RefinerPlan
+
+
+@dataclass(frozen=True)
+class Film:
+    """Where and how a stream is written.
+
+    Attributes:
+        path: The MP4.
+        fps: Frames per second.
+        crf: Quality, 0 to 51.
+        preset: x264 preset.
+        state: Where the world is kept at the end, if anywhere.
+    """
+
+    path: Path
+    fps: float
+    crf: int = 18
+    preset: str = "medium"
+    state: Path | None = None
+
+
+def streams(world: World, request: Request) -> bool:
+    """Whether a request is made chunk by chunk: the model or the user wants it, and the codec can."""
+    algorithm = world.pipeline.defaults.sampler if request.sampling_algo == "auto" else request.sampling_algo
+    if request.save_state is not None:
+        return True
+    return algorithm == "self_forcing" and getattr(world.pipeline.codec, "is_causal", True)
+
+
+def begin_stream(
+    world: World, refiner: RefinerPlan | None, request: Request, inputs: Inputs, clock: Clock, display: Display
+) -> None:
+    """Begin a world and stream it into NAME_streaming.mp4, with a record beside it.
+
+    Raises:
+        ValueError: Input that cannot be streamed.
+    """
+    from sana_wm_core.model.memory import Window
+    from sana_wm_core.sampling.student import STUDENT_STEPS, ChunkSampler
+    from sana_wm_core.streaming import Session
+    from sana_wm_core.video import write_text
+
+    from sana_wm_cli.refining import StreamRefiner
+
+    assert inputs.image is not None
+    pipeline, own = world.pipeline, world.pipeline.defaults
+    if request.sampling_algo not in ("auto", "self_forcing"):
+        raise ValueError(f"--save_state needs chunks, which {request.sampling_algo} has not; use self_forcing or auto")
+    steps = step_list(request, own) or grid(request, own)
+    size = request.num_frame_per_block or own.chunk
+    window = Window(2 if request.num_cached_blocks is None else request.num_cached_blocks, request.sink_token)
+    sampler = ChunkSampler(
+        steps or STUDENT_STEPS, own.guidance if request.cfg_scale is None else request.cfg_scale, size, window
+    )
+    refine = None
+    if refiner is not None:
+        if refiner.sink != 1:
+            raise ValueError(
+                f"--sink_size {refiner.sink}: a stream's refiner keeps exactly 1 latent frame; leave it out"
+            )
+        refiner.block = refiner.block or size
+        refine = StreamRefiner(refiner, inputs.prompt, pipeline.device)
+    with clock.measure("first picture"):
+        session = Session.start(
+            pipeline,
+            inputs.image,
+            inputs.prompt,
+            sampler=sampler,
+            intrinsics=one_lens(inputs.intrinsics),
+            fov_deg=request.fov,
+            height=request.height,
+            width=request.width,
+            negative_prompt=request.negative_prompt,
+            seed=request.seed,
+            translation_speed=request.translation_speed,
+            rotation_speed_deg=request.rotation_speed_deg,
+            refine=refine,
+        )
+    fps = float(own.fps if request.fps is None else request.fps)
+    path = request.output_dir / f"{request.name}_streaming.mp4"
+    film = Film(path, fps, request.streaming_crf, request.streaming_preset, request.save_state)
+    total, pieces = plan_pieces(session, inputs, request.num_frames or own.frames)
+    frames = run(session, pieces, total, film, clock, display)
+    height, width = session.state.settings.size
+    record = describe_run(
+        pipeline, request, inputs, Made(frames, height, width, session.state.settings.lens), fps, clock
+    )
+    record["used"] |= {"denoising_step_list": list(steps), "num_frame_per_block": size}
+    record["refiner"] = refiner.describe() if refiner is not None else None
+    write_text(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+
+
+def grid(request: Request, own: Any) -> tuple[float, ...]:
+    """Timesteps for weights that were not distilled."""
+    from sana_wm_core.sampling.student import grid_steps
+
+    shift = own.shift if request.flow_shift is None else request.flow_shift
+    return grid_steps(own.steps if request.step is None else request.step, shift)
+
+
+def plan_pieces(session: Session, inputs: Inputs, frames: int | None) -> tuple[int, Iterator[Piece]]:
+    """How many raw frames a path gives, and the chunks of them as they are made.
+
+    Poses are cut to 1 + 24 k; an action is filled up with rest.
+
+    Raises:
+        ValueError: Too few poses for one chunk.
+    """
+    import typer
+    from camera_control.geometry import snap_num_frames
+
+    step = session.chunk_frames
+    if inputs.c2w is not None:
+        have = len(inputs.c2w)
+        total = snap_num_frames(min(frames or have, have), step, upper_bound=have)
+        if total < 1 + step:
+            raise ValueError(f"--camera has {have} poses; a stream needs at least {1 + step} (1 + {step} k)")
+        if frames is not None and total != frames:
+            typer.echo(f"note: {frames} frames asked for, {total} made (1 + {step} k)", err=True)
+        return total, session.travel(inputs.c2w[:total])
+    assert inputs.action is not None
+    rows = session.state.track.parse(inputs.action)
+    if frames is not None:
+        rows = rows[: max(step, snap_num_frames(frames, step) - 1)]
+    chunks = -(-len(rows) // step)
+    rests = chunks * step - len(rows)
+    if rests or (frames is not None and frames != chunks * step + 1):
+        more = f"; the camera rests for the last {rests}" if rests else ""
+        typer.echo(f"note: {chunks * step + 1} frames are made (1 + {step} k){more}", err=True)
+    return chunks * step + 1, (session.advance(rows[first * step : (first + 1) * step]) for first in range(chunks))
+
+
+def run(session: Session, pieces: Iterator[Piece], total: int, film: Film, clock: Clock, display: Display) -> int:
+    """Write chunks as they come, keep the world at the end, and say what there is; returns the frames written.
+
+    Whatever stops it, the file keeps what was written and plays, and the world is kept at its last whole chunk.
+    """
+    import typer
+    from sana_wm_core.video import GrowingVideo, keep_whole_fragments
+
+    clock.enter("streaming")
+    display.stage("streaming")
+    before = session.state
+    done = 0
+    try:
+        with GrowingVideo(film.path, film.fps, film.crf, film.preset) as video:
+            for piece in pieces:
+                video.append(piece.video)
+                if not done:
+                    clock.enter("streaming")
+                    clock.seconds["first chunk"] = clock.seconds["streaming"]
+                done += len(piece.video)
+                display.step(done, total)
+    except KeyboardInterrupt:
+        say(f"stopped; {film.path} holds {done} frames and plays")
+        keep(session, film, before)
+        raise typer.Exit(INTERRUPTED) from None
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        left = keep_whole_fragments(film.path)
+        say(f"the disk is full; {film.path} holds {left} frames and plays; free some space and go on")
+        keep(session, film, before)
+        raise typer.Exit(USER_ERROR) from error
+    clock.enter(None)
+    keep(session, film, None)
+    typer.echo(f"{film.path}: {done} frames in {clock.seconds['streaming']:.1f} s")
+    return done
+
+
+def keep(session: Session, film: Film, unless: Any) -> None:
+    """Save the world where it was asked for, unless it has not moved."""
+    import typer
+
+    if film.state is None or session.state is unless:
+        return
+    try:
+        session.state.save(film.state)
+    except OSError as error:
+        raise ValueError(f"{film.state}: the world cannot be saved there ({error}); nothing was left behind") from error
+    typer.echo(f"{film.state}: the world after {session.state.frames} frames; go on with sana-wm extend", err=True)
+
+
+def one_lens(intrinsics: np.ndarray | None) -> np.ndarray | None:
+    """The lens of a stream, which stays the same.
+
+    Raises:
+        ValueError: It changes from frame to frame.
+    """
+    import numpy as np
+
+    if intrinsics is None or intrinsics.ndim < 2 or intrinsics.shape == (3, 3):
+        return intrinsics
+    if not np.allclose(intrinsics, intrinsics[:1]):
+        raise ValueError("--intrinsics change from frame to frame; a stream keeps one lens, (4,) or (3, 3)")
+    return intrinsics[0]

@@ -1,0 +1,158 @@
+"""Writes a smaller copy of a model folder: fewer bits, and without the weights that nothing here runs.
+
+Left out are Gemma-3's picture tower, LTX-2's sound, and a training checkpoint's critic and optimisers. With fp8 the
+linear layers of both transformers are stored as float8 (e4m3) with one float32 scale per row, `NAME.weight_scale`; the
+loaders here turn them back. Cameras, recurrences, filters, norms and the codec keep their precision.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sana_wm_core.convert import _place, _whole_folder
+from sana_wm_core.layouts import layout_of
+from sana_wm_core.precision import REFINER_LAYERS, STAGE_1_LAYERS
+from sana_wm_core.weights import read_checkpoint
+
+SCALE = "_scale"
+PRECISIONS = ("bf16", "fp8")
+_SOUND = re.compile(r"audio|av_cross_attn|a2v|v2a|video_to_audio")
+_SIGHT = re.compile(r"vision_tower|multi_modal_projector|vision_model")
+
+
+class Shrunk(NamedTuple):
+    """One file before and after.
+
+    Attributes:
+        name: Path inside the folder.
+        before: Bytes.
+        after: Bytes.
+        dropped: Tensors left out.
+    """
+
+    name: str
+    before: int
+    after: int
+    dropped: int
+
+
+def shrink(source: str | Path, target: str | Path, precision: str = "fp8") -> list[Shrunk]:
+    """Write the smaller copy; the folder appears whole or not at all.
+
+    Args:
+        source: Model folder in any published layout.
+        target: Folder to write; must not exist, or be empty.
+        precision: "bf16" or "fp8".
+
+    Raises:
+        ValueError: Not a model folder, an unknown precision, a target that holds something, or damaged files.
+    """
+    source, target = Path(source).expanduser(), Path(target).expanduser()
+    if precision not in PRECISIONS:
+        raise ValueError(f"--precision {precision} is not one of {', '.join(PRECISIONS)}; fp4 is chosen when running")
+    if not source.is_dir():
+        raise ValueError(f"{source}: no such folder; give a model folder, such as SANA-WM_bidirectional")
+    if layout_of(source) == "pocket":
+        raise ValueError(f"{source}: a pocket world; it is small already")
+    written = []
+    with _whole_folder(target) as folder:
+        for path in sorted(p for p in source.rglob("*") if p.is_file()):
+            inside = path.relative_to(source)
+            role = role_of(inside)
+            if role is None:
+                _place(path, folder / inside)
+            elif path.name.endswith(".index.json"):
+                _write_index(path, folder / inside, role)
+            else:
+                written.append(_write(path, folder / inside, str(inside), role, precision))
+    return written
+
+
+class Role(NamedTuple):
+    """What a file of weights is part of: names to leave out, and linear layers to store in fewer bits."""
+
+    unused: re.Pattern[str] | None
+    linear: re.Pattern[str] | None
+
+
+def role_of(inside: Path) -> Role | None:
+    """The role of a file by its place in a model folder; None = keep it as it is."""
+    weights = inside.suffix in (".safetensors", ".pt") or inside.name.endswith(".safetensors.index.json")
+    if not weights or inside.parts[0] == "nvlabs":
+        return None
+    folders = inside.parts[:-1]
+    second = bool(folders) and folders[0] in ("refiner", "refiner_diffusers")
+    if second and "transformer" in folders:
+        return Role(_SOUND, REFINER_LAYERS)
+    if second and "connectors" in folders:
+        return Role(_SOUND, None)
+    if folders and (folders[0] == "gemma3_12b" or (second and "text_encoder" in folders)):
+        return Role(_SIGHT, None)
+    if folders and folders[0] in ("dit", "sana_dit", "transformer"):
+        return Role(None, STAGE_1_LAYERS)
+    return Role(None, None) if folders and folders[0] == "text_encoder" else None
+
+
+def to_float8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight (out, ...) in float8 and the scale of each of its rows, (out, 1, ...) float32."""
+    wide = weight.float()
+    largest = wide.abs().amax(dim=tuple(range(1, wide.ndim)), keepdim=True).clamp(min=1e-12)
+    scale = largest / torch.finfo(torch.float8_e4m3fn).max
+    return (wide / scale).to(torch.float8_e4m3fn), scale
+
+
+def _write(path: Path, target: Path, name: str, role: Role, precision: str) -> Shrunk:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    out: dict[str, Tensor] = {}
+    dropped = 0
+
+    def take(stored: str, read: Callable[[], Tensor]) -> None:
+        nonlocal dropped
+        if role.unused is not None and role.unused.search(stored):
+            dropped += 1
+            return
+        tensor = read()
+        layer = stored.removesuffix(".weight").removesuffix(".conv").removeprefix("model.")
+        if precision == "fp8" and role.linear is not None and _is_linear(stored, tensor) and role.linear.search(layer):
+            out[stored], out[stored + SCALE] = to_float8(tensor)
+        else:
+            out[stored] = tensor.to(torch.bfloat16) if tensor.dtype == torch.float32 and tensor.ndim > 1 else tensor
+
+    if path.suffix == ".pt":
+        state = read_checkpoint(path)
+        for stored, tensor in state.items():
+            take(stored, lambda tensor=tensor: tensor)  # type: ignore[misc]
+        torch.save({"generator": {stored: tensor.clone() for stored, tensor in out.items()}}, target)
+    else:
+        try:
+            with safe_open(path, "pt") as opened:
+                for stored in opened.keys():  # noqa: SIM118 - not a dict
+                    take(stored, lambda stored=stored: opened.get_tensor(stored))  # type: ignore[misc]
+        except (SafetensorError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path}: damaged or cut short ({reason}); fetch it again") from error
+        save_file({stored: tensor.contiguous() for stored, tensor in out.items()}, target, metadata={"format": "pt"})
+    return Shrunk(name, path.stat().st_size, target.stat().st_size, dropped)
+
+
+def _write_index(path: Path, target: Path, role: Role) -> None:
+    index = json.loads(path.read_text(encoding="utf-8"))
+    unused = role.unused
+    if unused is not None:
+        index["weight_map"] = {name: file for name, file in index["weight_map"].items() if not unused.search(name)}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_linear(name: str, tensor: Tensor) -> bool:
+    pointwise = tensor.ndim == 4 and tensor.shape[2:] == (1, 1)
+    return name.endswith(".weight") and (tensor.ndim == 2 or pointwise) and tensor.is_floating_point()
