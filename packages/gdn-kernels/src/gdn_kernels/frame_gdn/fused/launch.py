@@ -19,7 +19,7 @@ from gdn_kernels.frame_gdn.fused.table import Launch, launch
 from gdn_kernels.frame_gdn.parts import Adjoint, Composite, Memories, Rope, Summary
 from gdn_kernels.frame_gdn.state import FrameState, kv_of, z_of
 
-_PRODUCTS = {"bf16": "tf32", "tf32": "tf32", "fp32": "tf32x3"}
+PRODUCTS = {"bf16": "tf32", "tf32": "tf32", "fp32": "tf32x3"}
 
 
 class Phases:
@@ -46,7 +46,7 @@ class Phases:
             tokens.summary_kernel[(b * h * t * roles,)](
                 k, v, beta.contiguous(), *_angles(rope, k), p, a, _or(p_z, p), _or(a_z, p),
                 t, h, n // t, *k.stride()[:3], *v.stride()[:3],
-                D=d, E=e, BD=_padded(d), BE=_padded(e), BS=how.tile, ROPE=rope is not None, DIVIDE=divide,
+                D=d, E=e, BD=padded(d), BE=padded(e), BS=how.tile, ROPE=rope is not None, DIVIDE=divide,
                 ROLES=roles, **self._options(how),
             )  # fmt: skip
         return Summary(p, a, p_z, a_z)
@@ -98,7 +98,7 @@ class Phases:
             tokens.readout_kernel[(b * h * t,)](
                 q, *_angles(rope, q), f, _or(memories.r, f), _or(memories.zf, f), _or(memories.zr, f), out,
                 _or(den, f), t, h, n // t, *q.stride()[:3], 0.0 if eps is None else eps,
-                D=d, E=e, BD=_padded(d), BE=_padded(e), BS=how.tile, ROPE=rope is not None, DIVIDE=eps is not None,
+                D=d, E=e, BD=padded(d), BE=padded(e), BS=how.tile, ROPE=rope is not None, DIVIDE=eps is not None,
                 **self._options(how),
             )  # fmt: skip
         return out, den
@@ -115,7 +115,7 @@ class Phases:
             tokens.readout_backward_kernel[(b * h * t,)](
                 grad.contiguous(), out, _or(den, f), q, *_angles(rope, q), f, _or(memories.r, f),
                 _or(memories.zf, f), _or(memories.zr, f), d_q, d_kv, _or(d_z, f), t, h, n // t, *q.stride()[:3],
-                D=d, E=e, BD=_padded(d), BE=_padded(e), BS=how.tile, ROPE=rope is not None, DIVIDE=den is not None,
+                D=d, E=e, BD=padded(d), BE=padded(e), BS=how.tile, ROPE=rope is not None, DIVIDE=den is not None,
                 **self._options(how),
             )  # fmt: skip
         return d_q, FrameState(d_kv, d_z)
@@ -146,7 +146,7 @@ class Phases:
                 memories.f, _or(memories.r, c), _or(memories.zf, c), _or(memories.zr, c),
                 *_pair(first, left), *_pair(last_gradient, left), *_pair(first_gradient, left),
                 g, hh, _or(g_z, c), _or(h_z, c), left, _or(left_z, left), right, _or(right_z, left), shares,
-                t, columns, numbers, D=d, E=e, BD=_padded(d), BJ=how.tile, STOPS=restart is not None,
+                t, columns, numbers, D=d, E=e, BD=padded(d), BJ=how.tile, STOPS=restart is not None,
                 FIRST=first is not None, FINAL=last_gradient is not None, BACK=first_gradient is not None,
                 **self._options(how),
             )  # fmt: skip
@@ -183,7 +183,7 @@ class Phases:
             tokens.summary_backward_kernel[(b * h * t * 2,)](
                 k, v, beta.contiguous(), *_angles(rope, k), d_p, d_a, _or(g_z, d_a), _or(z, d_a), _or(h_z, d_a),
                 _or(r_z, d_a), d_k, d_v, d_beta, t, h, n // t, *k.stride()[:3], *v.stride()[:3], b * h * t,
-                D=d, E=e, BD=_padded(d), BE=_padded(e), BS=how.tile, ROPE=rope is not None, DIVIDE=z is not None,
+                D=d, E=e, BD=padded(d), BE=padded(e), BS=how.tile, ROPE=rope is not None, DIVIDE=z is not None,
                 **self._options(how),
             )  # fmt: skip
         return d_k, d_v, d_beta.sum(0).to(beta.dtype)
@@ -210,7 +210,7 @@ class Phases:
                 summary.p, a, summary.gram_z, _or(summary.a_z, a), log_gamma.float().contiguous(), _stops(restart, a),
                 *_pair(first, final), *_pair(last, final), into.f, _or(into.r, a), _or(into.zf, a), _or(into.zr, a),
                 final, _or(final_z, final), back, _or(back_z, final), t, columns,
-                D=d, E=e, BD=_padded(d), BJ=how.tile, STOPS=restart is not None, FIRST=first is not None,
+                D=d, E=e, BD=padded(d), BJ=how.tile, STOPS=restart is not None, FIRST=first is not None,
                 LAST=last is not None, STORE=memories is not None, **self._options(how),
             )  # fmt: skip
         return FrameState(final, final_z), FrameState(back, back_z)
@@ -227,14 +227,15 @@ class Phases:
         narrow = self.precision == "bf16" and not triton.knobs.runtime.interpret
         return {
             "DOT": tl.bfloat16 if narrow else tl.float32,
-            "PRECISION": _PRODUCTS[self.precision],
+            "PRECISION": PRODUCTS[self.precision],
             "num_warps": how.warps,
             "num_stages": how.stages,
             "enable_fp_fusion": True,
         }
 
 
-def _padded(width: int) -> int:
+def padded(width: int) -> int:
+    """Width of the tile that holds a head."""
     return max(16, triton.next_power_of_2(width))
 
 

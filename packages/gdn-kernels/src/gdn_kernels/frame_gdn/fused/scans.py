@@ -97,9 +97,11 @@ def _walk_back(
             x += tl.load(c_ptr + (base + t) * D * E + tile, mask=inside, other=0.0).to(tl.float32)
             tl.store(g_ptr + (base + t) * D * E + tile, x, mask=inside)
             x = _step(p_ptr, log_gamma_ptr, base + t, x, D, BD, DOT, PRECISION)
-            before = tl.load(f_ptr + (base + t - 1) * D * E + tile, mask=inside & (t > 0), other=0.0).to(tl.float32)
-            if FIRST:
-                before += tl.load(first_ptr + unit * D * E + tile, mask=inside & (t == 0), other=0.0).to(tl.float32)
+            before = tl.zeros([BD, BJ], tl.float32)
+            if t > 0:
+                before = tl.load(f_ptr + (base + t - 1) * D * E + tile, mask=inside, other=0.0).to(tl.float32)
+            elif FIRST:
+                before = tl.load(first_ptr + unit * D * E + tile, mask=inside, other=0.0).to(tl.float32)
             tl.store(d_log_gamma_ptr + ((base + t) * numbers + number) * 2, tl.sum(tl.sum(x * before, 1), 0))
         tl.store(left_ptr + unit * D * E + tile, x, mask=inside)
     else:

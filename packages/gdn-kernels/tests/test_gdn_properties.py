@@ -1,0 +1,216 @@
+"""Properties that hold for any input: pieces, causality, masks, widths, bounds over long clips, bad input."""
+
+from itertools import pairwise
+
+import gdn_cases as cases
+import pytest
+import torch
+from gdn_kernels import FrameState, frame_gdn, frame_gdn_camera
+from gdn_kernels.frame_gdn import checks, chunked, scan
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+
+def _cut(x: dict[str, Tensor], s: int, a: int, b: int) -> dict[str, Tensor]:
+    return {n: y[:, a * s : b * s] if n in "qkv" else y[:, :, a:b] for n, y in x.items()}
+
+
+@pytest.fixture
+def unwritten_memory_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty, empty_like = torch.empty, torch.empty_like
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(float("nan")))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(float("nan")))
+
+
+@pytest.mark.parametrize("tiled", [False, True], ids=["one block", "blocks"])
+@pytest.mark.parametrize("d", [16, 24, 64, 112, 128])
+def test_every_head_width(d: int, tiled: bool, unwritten_memory_shows: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tiled:
+        monkeypatch.setattr(chunked, "_WHOLE_BELOW", 0)
+        monkeypatch.setattr(chunked, "_TILE_TOKENS", 20)
+    x = cases.inputs(1, 2, 3, 7, d, seed=d, e=16)
+    exact = {n: y.double() for n, y in x.items()}
+    starts = torch.tensor([True, False, True])
+    rope = cases.rope(21, d, torch.float64)
+    want = frame_gdn(**exact, rope=rope, chunk_starts=starts, backend="reference")
+    assert cases.error(frame_gdn(**x, rope=cases.rope(21, d), chunk_starts=starts), want) < 1e-6
+    want = frame_gdn_camera(**exact, backend="reference")
+    assert cases.error(frame_gdn_camera(**x), want) < 1e-6
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_pieces_equal_the_whole(data: st.DataObject) -> None:
+    t, s, d = data.draw(st.integers(1, 6), "t"), data.draw(st.integers(1, 4), "s"), data.draw(st.integers(1, 5), "d")
+    x = cases.inputs(1, 1, t, s, d, torch.float64, seed=data.draw(st.integers(0, 99), "seed"))
+    cuts = [0, *sorted(data.draw(st.sets(st.integers(1, max(1, t - 1)), max_size=t - 1), "cuts")), t]
+    starts = torch.zeros(t, dtype=torch.bool)
+    starts[cuts[:-1]] = True
+    whole, last = frame_gdn(**x, eps=0.1, chunk_starts=starts, output_final_state=True)
+    state, parts = None, []
+    for a, b in pairwise(cuts):
+        if a < b:
+            part = _cut(x, s, a, b)
+            out, state = frame_gdn(**part, eps=0.1, initial_state=state, output_final_state=True)
+            parts.append(out)
+    assert state is not None
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(state.kv, last.kv, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("call", [frame_gdn, frame_gdn_camera], ids=["main", "camera"])
+@pytest.mark.parametrize("name", ["q", "k", "v", "beta", "log_gamma"])
+def test_later_chunks_change_nothing_earlier(call, name: str) -> None:
+    t, s, edge = 7, 3, 4
+    x = cases.inputs(1, 2, t, s, 8)
+    starts = torch.zeros(t, dtype=torch.bool)
+    starts[[0, edge, 6]] = True
+    before = call(**x, chunk_starts=starts)
+    x[name] = x[name].clone()
+    late = x[name][:, edge * s :] if name in "qkv" else x[name][:, :, edge:]
+    late.mul_(0.5)
+    after = call(**x, chunk_starts=starts)
+    assert torch.equal(before[:, : edge * s], after[:, : edge * s])
+    assert not torch.equal(before[:, edge * s :], after[:, edge * s :])
+
+
+def test_masked_frames_are_not_there() -> None:
+    t, s, hidden = 5, 3, 2
+    x = cases.inputs(1, 2, t, s, 8, torch.float64)
+    x["beta"][:, :, hidden] = 0
+    x["log_gamma"][:, :, hidden] = 0
+    out, state = frame_gdn(**x, output_final_state=True)
+    kept = [f for f in range(t) if f != hidden]
+    parts = [_cut(x, s, f, f + 1) for f in kept]
+    short = {n: torch.cat([part[n] for part in parts], 1 if n in "qkv" else 2) for n in x}
+    want, want_state = frame_gdn(**short, output_final_state=True)
+    tokens = (torch.tensor(kept)[:, None] * s + torch.arange(s)).flatten()
+    torch.testing.assert_close(out[:, tokens], want, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(state.kv, want_state.kv, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("gates", ["nothing forgotten", "all forgotten", "alternating", "random"])
+def test_a_thousand_frames_stay_inside_the_bound(gates: str, backend: str) -> None:
+    t, s, d = 1000, 4, 8
+    x = cases.inputs(1, 1, t, s, d, seed=3)
+    gamma = {
+        "nothing forgotten": torch.ones(t),
+        "all forgotten": torch.full((t,), 1e-30),
+        "alternating": torch.tensor([1.0, 1e-20]).repeat(t // 2),
+        "random": torch.rand(t, generator=torch.Generator().manual_seed(1)) ** 8 + 1e-30,
+    }[gates]
+    x["log_gamma"], x["beta"] = gamma.log()[None, None], torch.ones(1, 1, t, s)
+    out, state = frame_gdn_camera(**x, output_final_state=True, backend=backend, checked=True)
+    # With eigenvalues of P in [0, 2] every frame adds at most |A| = |K' B V| to the norm.
+    writes = [float((x["k"][0, f * s : f * s + s, 0].mT @ x["v"][0, f * s : f * s + s, 0]).norm()) for f in range(t)]
+    bound = 0.0
+    for share, write in zip(gamma.tolist(), writes, strict=True):
+        bound = share * bound + write
+    assert torch.isfinite(out).all() and float(state.kv.norm()) <= bound * (1 + 1e-5)
+
+
+def test_unstable_keys_grow_and_are_named_when_asked() -> None:
+    x = cases.inputs(1, 1, 60, 3, 4)
+    x["k"] = x["k"] * 12
+    x["log_gamma"].zero_()
+    x["beta"].fill_(1)
+    _, state = frame_gdn_camera(**x, output_final_state=True)
+    assert not float(state.kv.norm()) < 1e6
+    assert float(checks.transition_trace(x["k"], x["beta"]).max()) > 2
+    with pytest.raises(ValueError, match=r"k is too long: .* eigenvalue .* above 2"):
+        frame_gdn_camera(**x, checked=True)
+
+
+@pytest.mark.parametrize("stops", [None, [0], [2], [0, 3], [0, 1, 2, 3, 4]], ids=str)
+def test_runs_compose_to_the_whole_scan(stops: list[int] | None) -> None:
+    t, s, d, cuts = 5, 3, 6, (0, 2, 3, 5)
+    x = cases.inputs(2, 2, t, s, d, torch.float64)
+    rope = cases.rope(t * s, d, torch.float64)
+    starts = None if stops is None else torch.tensor([f in stops for f in range(t)])
+    summary = chunked.summary(x["k"], x["v"], x["beta"], rope, True)
+    whole, _ = scan.scan(summary, x["log_gamma"], starts)
+    pieces = []
+    for a, b in pairwise(cuts):
+        part = summary._replace(**{n: y[:, :, a:b] for n, y in summary._asdict().items()})
+        pieces.append((part, x["log_gamma"][:, :, a:b], None if starts is None else starts[a:b]))
+    runs = [scan.composite(*piece) for piece in pieces]
+    for i, (a, b) in enumerate(pairwise(cuts)):
+        memories, _ = scan.scan(*pieces[i], *scan.compose_prefix(runs, i))
+        for got, want in zip(memories, whole, strict=True):
+            torch.testing.assert_close(got, want[:, :, a:b], rtol=1e-12, atol=1e-13)
+
+
+BAD = {
+    "q has shape": ("q", lambda x: x.flatten(2)),
+    "q has type": ("q", lambda x: x.long()),
+    "k has type": ("k", lambda x: x.long()),
+    "k is on meta": ("k", lambda x: x.to("meta")),
+    "beta has shape": ("beta", lambda x: x[..., 0]),
+    "log_gamma has shape": ("log_gamma", lambda x: x[0]),
+    "log_gamma has shape ": ("log_gamma", lambda x: x[..., :0]),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+@pytest.mark.parametrize("call", [frame_gdn, frame_gdn_camera], ids=["main", "camera"])
+def test_arguments_that_do_not_fit_are_named(call, message: str) -> None:
+    x = cases.inputs(1, 2, 3, 5, 8)
+    name, change = BAD[message]
+    x[name] = change(x[name])
+    with pytest.raises(ValueError, match=message.strip()) as caught:
+        call(**x)
+    assert "\n" not in str(caught.value) and "expected" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("beta", 1.5, "beta reaches from .* to 1.5; expected"),
+        ("beta", -0.1, "beta reaches from -0.1"),
+        ("beta", float("nan"), "beta has 1 values that are not finite"),
+        ("log_gamma", 0.3, "log_gamma reaches 0.3; expected at most 0"),
+        ("log_gamma", float("-inf"), "log_gamma has 1 values that are not finite"),
+        ("k", float("inf"), "k has 1 values that are not finite"),
+    ],
+)
+def test_checked_mode_looks_at_values(name: str, value: float, message: str) -> None:
+    x = cases.inputs(1, 2, 3, 5, 8)
+    x[name].view(-1)[3] = value
+    for call in (frame_gdn, frame_gdn_camera):
+        with pytest.raises(ValueError, match=message):
+            call(**x, checked=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (FrameState(torch.zeros(1, 2, 8, 7), torch.zeros(1, 2, 8)), r"initial_state.kv has shape \(1, 2, 8, 7\)"),
+        (FrameState(torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 7)), "initial_state.z has shape"),
+        (FrameState(torch.zeros(1, 2, 8, 8), None), "initial_state has no z"),
+        (FrameState(torch.zeros(1, 2, 8, 8, device="meta"), torch.zeros(1, 2, 8)), "initial_state.kv is on meta"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_named(state: FrameState, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        frame_gdn(**cases.inputs(1, 2, 3, 5, 8), initial_state=state)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "triton"}, "backend 'triton' cannot run: tensors are on cpu"),
+        ({"backend": "cuda"}, "backend 'cuda' is not one of"),
+        ({"precision": "fp16"}, "precision 'fp16' is not one of"),
+        ({"chunk_starts": torch.ones(3)}, "chunk_starts has type torch.float32"),
+    ],
+)
+def test_options_that_cannot_be_are_named(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        frame_gdn(**cases.inputs(1, 2, 3, 5, 8), **options)
+
+
+def test_odd_width_cannot_turn() -> None:
+    with pytest.raises(ValueError, match="the head width 7 is odd"):
+        frame_gdn(**cases.inputs(1, 2, 3, 5, 7), rope=cases.rope(15, 8))
