@@ -11,14 +11,14 @@ SOURCE = (72, 128)
 LENS = np.array([90.0, 90.0, 64.0, 36.0])
 
 
-def _texture(points, seed):
-    """Colours (..., 3) of wall points: three waves a channel, different in every scene."""
+def _texture(points, seed, fine):
+    """Colours (..., 3) of wall points: three waves a channel, different in every scene, and short ones if fine."""
     rng = np.random.default_rng(seed)
     out = np.full(points.shape, 128.0)
     for channel in range(3):
-        for _ in range(3):
-            wave = rng.uniform(-2.5, 2.5, 3)
-            out[..., channel] += 38 * np.sin(points @ wave + rng.uniform(0, 6.28))
+        for most in (2.5, 2.5, 2.5) + (12.0,) * 4 * fine:
+            wave = rng.uniform(-most, most, 3)
+            out[..., channel] += (20 if fine else 38) * np.sin(points @ wave + rng.uniform(0, 6.28))
     return np.clip(np.round(out), 0, 255).astype(np.uint8)
 
 
@@ -35,7 +35,7 @@ def _render(scene, times_s, size, lens=None):
         direction[np.abs(direction) < 1e-9] = 1e-9
         reach = ((np.sign(direction) * HALF - pose[:3, 3]) / direction).min(-1)
         depth[i] = reach
-        rgb[i] = _texture(pose[:3, 3] + direction * reach[..., None], scene.extra["seed"])
+        rgb[i] = _texture(pose[:3, 3] + direction * reach[..., None], scene.extra["seed"], scene.extra["fine"])
     return Truth(rgb, depth)
 
 
@@ -54,18 +54,19 @@ def _path(seconds, number):
 
 @pytest.fixture(scope="session")
 def box_split():
-    """Make a split of box scenes: box_split(scenes=3, seconds=60)."""
+    """Make a split of box scenes: box_split(scenes=3, seconds=60, fine=False)."""
 
-    def make(scenes=3, seconds=60.0):
+    def make(scenes=3, seconds=60.0, fine=False):
         categories = ("game_style", "indoor", "outdoor_city", "outdoor_nature")
         made = []
         for i in range(scenes):
+            look = {"seed": i, "fine": fine}
             c2w = _path(seconds, i)
             category = categories[i % 4]
             made.append(
                 BenchScene(
                     f"{category}_{i // 4 + 1:03d}", category, f"traj_{i % 3 + 1:02d}_loop", "A box.", c2w,
-                    np.tile(LENS, (len(c2w), 1)), SOURCE, 16.0, tuple(find_revisits(c2w, 16.0)), {"seed": i},
+                    np.tile(LENS, (len(c2w), 1)), SOURCE, 16.0, tuple(find_revisits(c2w, 16.0)), look,
                 )
             )  # fmt: skip
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from wm_bench.sheet import ClipResult, Sheet, build_sheet, identity
 from wm_bench.splits.model import BenchScene, Split
 from wm_bench.submission import Finding, Submission, read_submission
 from wm_bench.video import BrokenVideo, VideoInfo
+
+Timings = dict[str, dict[str, float]]
 
 _VBENCH = "needs VBench in its own environment; give --vbench-python"
 _SHORT = "needs at least 20 s"
@@ -42,11 +46,13 @@ def score_folder(
     options: Options | None = None,
     cache: Cache | None = None,
     report: Callable[[str], None] | None = None,
+    timings: Timings | None = None,
 ) -> Sheet:
     """Score every whole video of a folder against a split and put all of it on one sheet.
 
     The folder is only read. A scene whose video is missing or broken has no number and a finding that says why. The
-    same bytes give the same sheet, bit for bit.
+    same bytes give the same sheet, bit for bit; how long it took goes into `timings`, seconds by scene and work, and
+    next to nothing where a kept result was used.
     """
     options, cache = options or Options(), cache or Cache(None)
     tell = report or (lambda line: None)
@@ -54,6 +60,7 @@ def score_folder(
     estimators, unavailable = _estimators(options.estimators)
     lpips, no_lpips = _lpips(options.lpips_weights)
     results: dict[str, ClipResult] = {}
+    timings = {} if timings is None else timings
     findings = list(submission.findings)
     for scene in split.scenes:
         if scene.id not in submission.videos:
@@ -61,7 +68,7 @@ def score_folder(
         tell(scene.id)
         video = submission.videos[scene.id]
         try:
-            results[scene.id] = _score_clip(video, scene, split, estimators, options, lpips, cache)
+            results[scene.id] = _score_clip(video, scene, split, estimators, options, lpips, cache, timings)
         except BrokenVideo as broken:
             findings.append(Finding("error", scene.id, "truncated", str(broken)))
     for scene_id, result in results.items():
@@ -134,6 +141,7 @@ def _score_clip(
     options: Options,
     lpips: Lpips | None,
     cache: Cache,
+    timings: Timings,
 ) -> ClipResult:
     key = {
         "frames": frame_rules(options.frames),
@@ -144,21 +152,32 @@ def _score_clip(
     }
     kept = cache.get(key)
     if kept is None:
-        kept = score_frames(video, scene, split, options.frames, lpips)
+        with _timed(timings, scene, "frames"):
+            kept = score_frames(video, scene, split, options.frames, lpips)
         cache.put(key, kept)
     result = ClipResult(dict(kept["values"]), dict(kept["reasons"]), dict(kept["windows"]), dict(kept["curves"]))
     result.pairs = int(kept["pairs"])
     result.size, result.fps, result.frames, result.sha256 = video.size, video.fps, len(video), video.sha256
     for estimator in estimators:
-        _add_camera(result, video, scene, split, estimator, options, cache)
+        with _timed(timings, scene, estimator.id):
+            _add_camera(result, video, scene, estimator, options, cache)
+        if options.floors and split.truth is not None:
+            with _timed(timings, scene, f"{estimator.id} floor"):
+                _add_floor(result, video, scene, split, estimator, options, cache)
     return result
+
+
+@contextmanager
+def _timed(timings: Timings, scene: BenchScene, work: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    timings.setdefault(scene.id, {})[work] = round(time.perf_counter() - start, 3)
 
 
 def _add_camera(
     result: ClipResult,
     video: VideoInfo,
     scene: BenchScene,
-    split: Split,
     estimator: Estimator,
     options: Options,
     cache: Cache,
@@ -175,12 +194,21 @@ def _add_camera(
         result.paths[estimator.id] = found["path"]
         for protocol, flags in found["flags"].items():
             result.flags[f"{protocol}/{estimator.id}"] = flags
-    if options.floors and split.truth is not None:
-        try:
-            floor = score_floor(video.size, scene, split, estimator, options.poses, cache)
-            result.floors |= floor["values"]
-        except (ValueError, Unavailable) as error:
-            result.floor_reasons[estimator.id] = str(error)
+
+
+def _add_floor(
+    result: ClipResult,
+    video: VideoInfo,
+    scene: BenchScene,
+    split: Split,
+    estimator: Estimator,
+    options: Options,
+    cache: Cache,
+) -> None:
+    try:
+        result.floors |= score_floor(video.size, scene, split, estimator, options.poses, cache)["values"]
+    except (ValueError, Unavailable) as error:
+        result.floor_reasons[estimator.id] = str(error)
 
 
 def pose_names(estimator_id: str, rules: PoseRules) -> list[str]:

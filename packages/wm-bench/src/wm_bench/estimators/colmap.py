@@ -84,6 +84,8 @@ class Pycolmap:
         reader = colmap.ImageReaderOptions()
         reader.camera_model = "PINHOLE"
         reader.camera_params = ",".join(repr(float(v)) for v in lens)
+        with colmap.Database.open(database):
+            pass  # import_images wants the file to be there
         colmap.import_images(database, images, camera_mode=colmap.CameraMode.SINGLE, image_names=names, options=reader)
         pairs = []
         with colmap.Database.open(database) as opened:
