@@ -98,14 +98,14 @@ def test_invariant_19_mixture_and_coins_have_their_frequencies() -> None:
     assert abs(sum(d.drop_text for d in draws) / 600 - 0.1) < 0.055
     assert abs(sum(d.drop_camera for d in draws) / 600 - 0.2) < 0.075
     for d in draws:
-        chunks = [d.index[a].item() for a in (1, 4, 7, 10)]
+        chunks = [d.index_t[a].item() for a in (1, 4, 7, 10)]
         for a, b in ((1, 4), (4, 7), (7, 10), (10, 13)):
-            assert (d.index[a:b] == d.index[a]).all()
+            assert (d.index_t[a:b] == d.index_t[a]).all()
         assert chunks == sorted(chunks)
         if d.given:
-            assert d.index[0] == 0
+            assert d.index_t[0] == 0
         else:
-            assert d.index[0] == d.index[1]
+            assert d.index_t[0] == d.index_t[1]
         if d.mode == "teacher_forcing_clean":
             assert chunks[0] == 0
         if d.mode == "same_t":
@@ -143,11 +143,11 @@ def test_invariant_20_frames_that_do_not_count_get_no_gradient() -> None:
 def test_a_given_frame_is_untouched_and_draws_have_an_address() -> None:
     law = Objective(chunk_frames=3, first_frame_given=1.0)
     one, same = draw_clip(law, (2, 9, 2, 2), 5, 11, "clip"), draw_clip(law, (2, 9, 2, 2), 5, 11, "clip")
-    assert torch.equal(one.noise, same.noise) and torch.equal(one.index, same.index)
+    assert torch.equal(one.noise, same.noise) and torch.equal(one.index_t, same.index_t)
     for other in (draw_clip(law, (2, 9, 2, 2), 5, 12, "clip"), draw_clip(law, (2, 9, 2, 2), 5, 11, "klip")):
         assert not torch.equal(one.noise, other.noise)
     clean = torch.randn(1, 2, 9, 2, 2)
-    clip = noisy_clip(clean, sigma_of(one.index, law.shift)[None], one.noise[None], torch.ones(1, 9))
+    clip = noisy_clip(clean, sigma_of(one.index_t, law.shift)[None], one.noise[None], torch.ones(1, 9))
     assert torch.equal(clip.latents[:, :, 0], clean[:, :, 0])
 
 

@@ -101,6 +101,51 @@ def imagine(
     typer.echo(f"{data}: imagined/ written")
 
 
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="Manifest, encoded folder, or upstream's zip folder.")],
+    stage: Annotated[str, typer.Option("--stage", help="Also apply the filters of this stage.")] = "",
+) -> None:
+    """Open every clip of a dataset and print what is wrong; exit code 2 if anything is."""
+    from sana_wm_core.training.clips import open_clips, problems
+
+    filters = None
+    if stage:
+        from sana_wm_core.training.stages import load_stage
+
+        filters = load_stage(stage).data.filters
+    clips = open_clips(data)
+    found = problems(clips, filters)
+    for line in found:
+        typer.echo(line)
+    frames = sorted({entry.frames for entry in clips.entries})
+    typer.echo(f"{data}: {len(clips.entries)} clips of {frames} latent frames, {len(found)} problems")
+    if found:
+        raise typer.Exit(2)
+
+
+@app.command()
+def walks(
+    data: Annotated[Path, typer.Argument(help="Encoded clips.")],
+    teacher: Annotated[Path, typer.Option("--teacher", help="Run of a chunk-causal stage.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write the walks to.")],
+    stage: Annotated[str, typer.Option("--stage", help="The ODE stage they are for.")] = "pocket_ode",
+    changes: Annotated[list[str] | None, typer.Option("--set", help="section.field=value, may be repeated.")] = None,
+    parts: Annotated[int, typer.Option("--parts", min=1, help="Teacher steps between two stops.")] = 8,
+) -> None:
+    """Let a chunk-causal teacher walk from noise to every training clip, for ODE regression; can be run again."""
+    from sana_wm_core.training.run import make_walks
+
+    with _progress("walking") as progress:
+        task = progress.add_task("clips", total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        make_walks(stage, changes or [], data, teacher, out, parts, show)
+    typer.echo(f"{out}: walks.jsonl written")
+
+
 def _advance(progress: Any, task: Any, before: int, done: int, _: int) -> None:
     progress.update(task, completed=before + done)
 

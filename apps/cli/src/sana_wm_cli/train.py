@@ -1,4 +1,4 @@
-"""sana-wm train: the codec and the world model, from a recipe and a folder of clips."""
+"""sana-wm train: stages of the paper and small ones, adapters, distillation; and the pocket's codec and world."""
 
 from __future__ import annotations
 
@@ -8,13 +8,88 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-app = typer.Typer(no_args_is_help=True, help="Train: the pocket codec, then the world model, resumable.")
+STOPPED_ON_NUMBERS = 3
+
+
+class PresetOrCommand(TyperGroup):
+    """The first word is a command such as `train world`; any other word is the preset of a stage."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Put the stage command in front of a preset's name, or of an option that resumes a run."""
+        if args and args[0] not in self.list_commands(ctx):
+            args = ["stage", *args]
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """`train --resume DIR` is a stage without a preset."""
+        if args and args[0] in ("--resume", "--plan"):
+            args = ["stage", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=PresetOrCommand,
+    no_args_is_help=True,
+    help="Train. A stage: PRESET --data DIR --out DIR [--init WEIGHTS] [--set section.field=value] [--device cuda]; "
+    "PRESET --plan prints what it costs; --resume DIR goes on. All options: train stage --help.",
+)
 
 Data = Annotated[Path, typer.Option("--data", help="Folder of clips (codec) or of encoded clips (world).")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for checkpoints and metrics.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="section.field=value, may be repeated.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
+
+
+@app.command()
+def stage(
+    preset: Annotated[str, typer.Argument(help="Stage preset, such as tiny_hybrid, or .toml file.")] = "",
+    data: Annotated[str, typer.Option("--data", help="Manifest, encoded folder, or upstream's zip folder.")] = "",
+    out: Annotated[str, typer.Option("--out", help="Folder of the run.")] = "",
+    init: Annotated[str, typer.Option("--init", help="First weights: a run, a folder, a file, or pocket.")] = "",
+    walks: Annotated[str, typer.Option("--walks", help="Folder of `data walks`, for ODE regression.")] = "",
+    teacher: Annotated[str, typer.Option("--teacher", help="Weights of both scores, for self-forcing.")] = "",
+    changes: Changes = None,
+    resume: Annotated[str, typer.Option("--resume", help="Go on with the run in this folder.")] = "",
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "",
+    plan: Annotated[bool, typer.Option("--plan", help="Print parameters, tokens, memory and ranks, and stop.")] = False,
+) -> None:
+    """Train a stage; its preset's name alone does it too. Under torchrun use python -m sana_wm_core.training."""
+    from sana_wm_core.training.drive import drive
+    from sana_wm_core.training.stage_loop import RunStopped
+
+    from sana_wm_cli.errors import say
+
+    try:
+        drive(preset, data, out, init, walks, teacher, changes or [], resume, device, plan, typer.echo)
+    except RunStopped as error:
+        say(str(error))
+        raise typer.Exit(STOPPED_ON_NUMBERS) from error
+
+
+@app.command()
+def weights(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
+) -> None:
+    """Write a stage's newest weights as files that `generate --model` and diffusers read."""
+    from sana_wm_core.training.run import export_run
+
+    typer.echo(f"{export_run(run, out)}: written")
+
+
+@app.command()
+def curve(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, in the order they were made.")],
+    out: Annotated[Path, typer.Option("--out", help="PNG to write.")] = Path("loss.png"),
+    key: Annotated[str, typer.Option("--key", help="Which metric.")] = "loss",
+) -> None:
+    """Draw how the loss of some runs fell."""
+    from sana_wm_core.training.curve import draw_curves
+
+    draw_curves(runs, out, key)
+    typer.echo(f"{out}: written")
 
 
 @app.command()

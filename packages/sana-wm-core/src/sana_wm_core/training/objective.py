@@ -54,7 +54,7 @@ class Objective(BaseModel):
 class ClipDraw(NamedTuple):
     """Everything random about one clip in one step."""
 
-    index: Tensor  # (t,) int64 in 0..999, 0 on a given first frame
+    index_t: Tensor  # (t,) int64 in 0..999, 0 on a given first frame
     noise: Tensor  # (c, t, y, x) standard normal
     given: bool
     drop_text: bool

@@ -1,0 +1,73 @@
+"""The optimiser of a stage, and its state by the names of the parameters."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sana_wm_core.training.stages import Optim
+
+
+def make_optimizer(settings: Optim, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW, or AdamW with its state in bytes.
+
+    Raises:
+        ValueError: adamw8bit without torchao.
+    """
+    options: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": settings.betas,
+        "eps": settings.eps,
+        "weight_decay": settings.weight_decay,
+    }
+    if settings.kind == "adamw":
+        return torch.optim.AdamW(parameters.values(), **options, foreach=True)
+    try:
+        library = importlib.import_module("torchao.optim")
+    except ImportError as error:
+        raise ValueError(
+            "optim.kind=adamw8bit needs torchao: `pip install sana-wm-core[quant]`, or --set optim.kind=adamw"
+        ) from error
+    return library.AdamW8bit(parameters.values(), **options)
+
+
+@torch.no_grad()
+def materialise(optimizer: torch.optim.Optimizer) -> None:
+    """Give parameters that never had a gradient the zero state they would start from.
+
+    Softmax blocks carry gates that nothing uses. Without this a checkpoint lacks their state, and a fresh optimiser
+    asks for it when loading.
+    """
+    new = [p for group in optimizer.param_groups for p in group["params"] if not optimizer.state.get(p)]
+    if isinstance(optimizer, torch.optim.AdamW):
+        for p in new:
+            moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[p] = {"step": torch.zeros((), dtype=torch.float32), **moments}
+    elif new:
+        # Others make their own state: a step of length zero on zero gradients.
+        rates = [group["lr"] for group in optimizer.param_groups]
+        held = {p: p.grad for group in optimizer.param_groups for p in group["params"]}
+        for p in held:
+            p.grad = None
+        for p in new:
+            p.grad = torch.zeros_like(p)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        optimizer.step()
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        for p, grad in held.items():
+            p.grad = grad
+
+
+def state_tensors(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Live optimiser state as `optim.<parameter>#<entry>`."""
+    out = {}
+    for name, p in parameters.items():
+        for entry, value in optimizer.state.get(p, {}).items():
+            if isinstance(value, Tensor):
+                out[f"optim.{name}#{entry}"] = value
+    return out
