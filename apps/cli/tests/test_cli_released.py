@@ -300,7 +300,7 @@ def _steps(model):
 def _other_codec(folder):
     from diffusers import AutoencoderKLLTX2Video
 
-    sizes = {"block_out_channels": (4, 4, 4, 4), "decoder_block_out_channels": (4, 4, 4), "latent_channels": 4}
+    sizes = {"block_out_channels": (8, 16, 32, 64), "decoder_block_out_channels": (8, 16, 32), "latent_channels": 4}
     layers = {"layers_per_block": (1, 1, 1, 1, 1), "decoder_layers_per_block": (1, 1, 1, 1)}
     strides = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
     shutil.rmtree(folder)
