@@ -1,4 +1,4 @@
-"""Named sizes of the benchmarks: batch 1, heads, latent frames, tokens a frame, head width."""
+"""Named sizes of the benchmarks: heads, latent frames, tokens a frame, head width."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Size(NamedTuple):
-    """One benchmark shape."""
+    """One benchmark shape; the batch is an option of its own."""
 
     heads: int
     frames: int
@@ -20,4 +20,12 @@ SIZES = {
     "quarter-long": Size(4, 61, 220, 112),
     "short": Size(4, 16, 880, 112),
     "long": Size(4, 61, 880, 112),
+}
+
+# The model at 704 x 1280: a streaming chunk, 20 seconds, a minute.
+GPU_SIZES = {
+    "tiny": SIZES["tiny"],
+    "chunk": Size(20, 3, 880, 112),
+    "clip-20s": Size(20, 41, 880, 112),
+    "clip-60s": Size(20, 121, 880, 112),
 }

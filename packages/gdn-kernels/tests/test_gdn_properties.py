@@ -6,7 +6,7 @@ import gdn_cases as cases
 import pytest
 import torch
 from gdn_kernels import FrameState, frame_gdn, frame_gdn_camera
-from gdn_kernels.frame_gdn import checks, chunked, scan
+from gdn_kernels.frame_gdn import checks, chunked, phases, scan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -140,6 +140,40 @@ def test_runs_compose_to_the_whole_scan(stops: list[int] | None) -> None:
         memories, _ = scan.scan(*pieces[i], *scan.compose_prefix(runs, i))
         for got, want in zip(memories, whole, strict=True):
             torch.testing.assert_close(got, want[:, :, a:b], rtol=1e-12, atol=1e-13)
+
+
+def test_steps_put_together_are_frame_gdn() -> None:
+    t, s, d = 4, 3, 6
+    x = cases.inputs(1, 2, t, s, d, torch.float64)
+    rope, starts = cases.rope(t * s, d, torch.float64), torch.tensor([True, False, True, False])
+    maps = phases.summary(x["k"], x["v"], x["beta"], rope=rope)
+    memories, state = phases.scan(maps, x["log_gamma"], chunk_starts=starts)
+    out, den = phases.readout(x["q"], memories, rope=rope)
+    want, want_state = frame_gdn(**x, rope=rope, chunk_starts=starts, output_final_state=True)
+    torch.testing.assert_close(out, want)
+    torch.testing.assert_close(state.kv, want_state.kv)
+    assert den is not None and den.shape == (1, 2, t, s)
+    run = phases.composite(maps, x["log_gamma"], chunk_starts=starts)
+    torch.testing.assert_close(run.psi.kv, state.kv)
+    assert phases.compose_prefix([run], 0) == (None, None) and not run.open
+
+
+def test_steps_name_what_does_not_fit() -> None:
+    x = cases.inputs(1, 2, 4, 3, 6)
+    maps = phases.summary(x["k"], x["v"], x["beta"], divide=False)
+    memories, _ = phases.scan(maps, x["log_gamma"])
+    with pytest.raises(ValueError, match="beta has shape"):
+        phases.summary(x["k"], x["v"], x["beta"][0])
+    with pytest.raises(ValueError, match="log_gamma has shape"):
+        phases.scan(maps, x["log_gamma"][..., 1:])
+    with pytest.raises(ValueError, match="chunk_starts has shape"):
+        phases.composite(maps, x["log_gamma"], chunk_starts=torch.ones(3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="q has shape"):
+        phases.readout(x["q"][:, 1:], memories, eps=None)
+    with pytest.raises(ValueError, match="memories have no denominator"):
+        phases.readout(x["q"], memories)
+    with pytest.raises(ValueError, match="backend 'reference' has no steps"):
+        phases.scan(maps, x["log_gamma"], backend="reference")
 
 
 BAD = {

@@ -112,7 +112,7 @@ class Phases:
         d_q, d_kv = q.new_empty(b, n, h, d), torch.empty_like(f)
         d_z = None if den is None else q.new_empty(b, h, t, d, dtype=torch.float32)
         with _on(q):
-            tokens.readout_backward_kernel[(b * h * t,)](
+            tokens.readout_backward_kernel[(b * h * t * 2,)](
                 grad.contiguous(), out, _or(den, f), q, *_angles(rope, q), f, _or(memories.r, f),
                 _or(memories.zf, f), _or(memories.zr, f), d_q, d_kv, _or(d_z, f), t, h, n // t, *q.stride()[:3],
                 D=d, E=e, BD=padded(d), BE=padded(e), BS=how.tile, ROPE=rope is not None, DIVIDE=den is not None,

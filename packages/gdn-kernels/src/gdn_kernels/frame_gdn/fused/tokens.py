@@ -160,50 +160,65 @@ def readout_backward_kernel(
     D: tl.constexpr, E: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, BS: tl.constexpr,
     ROPE: tl.constexpr, DIVIDE: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of q and of the memory the frame read, from out and its denominator: the numerator is not kept."""
-    batch, frame, head, unit = _place(tl.program_id(0), frames, heads)
+    """Gradients of q and z (role 0), and of the memory the frame read (role 1).
+
+    They come from out and its denominator: the numerator is not kept.
+    """
+    role = tl.program_id(0) % 2
+    batch, frame, head, unit = _place(tl.program_id(0) // 2, frames, heads)
     tokens_before = ((batch * frames + frame) * tokens * heads + head).to(tl.int64)
     q_ptr += batch * q_b + frame * tokens * q_n + head * q_h
     grad_ptr += tokens_before * E
     out_ptr += tokens_before * E
-    d_q_ptr += tokens_before * D
+    den_ptr += unit * tokens
     cos_ptr += frame * tokens * (D // 2)
     sin_ptr += frame * tokens * (D // 2)
-    memory = (_matrix(f_ptr + unit * D * E, D, E, BD, BE) + _matrix(r_ptr + unit * D * E, D, E, BD, BE)).to(DOT)
-    back = tl.trans(memory)
-    d_kv = tl.zeros([BD, BE], tl.float32)
-    d_z = tl.zeros([BD], tl.float32)
-    if DIVIDE:
-        z = _vector(zf_ptr + unit * D, D, BD) + _vector(zr_ptr + unit * D, D, BD)
-    for start in range(0, tokens, BS):
-        row = start + tl.arange(0, BS)
-        live = row < tokens
-        q = _rows(q_ptr, row, live, q_n, D, BD)
-        d_num = _rows(grad_ptr, row, live, heads * E, E, BE)
-        turned = q
-        if ROPE:
-            cos, sin = _angles(cos_ptr, sin_ptr, row, live, D, BD)
-            turned = _turn(q, cos, sin, BS, BD)
+    if role == 0:
+        memory = (_matrix(f_ptr + unit * D * E, D, E, BD, BE) + _matrix(r_ptr + unit * D * E, D, E, BD, BE)).to(DOT)
+        back = tl.trans(memory)
+        d_z = tl.zeros([BD], tl.float32)
+        for start in range(0, tokens, BS):
+            row = start + tl.arange(0, BS)
+            live = row < tokens
+            d_num = _rows(grad_ptr, row, live, heads * E, E, BE)
+            if DIVIDE:
+                d_num = d_num / tl.load(den_ptr + row, mask=live, other=1.0)[:, None]
+                d_den = -tl.sum(d_num * _rows(out_ptr, row, live, heads * E, E, BE), 1)
+            d_q = tl.dot(d_num.to(DOT), back, input_precision=PRECISION)  # [BS, BD]
+            if ROPE:
+                cos, sin = _angles(cos_ptr, sin_ptr, row, live, D, BD)
+                d_q = _turn(d_q, cos, -sin, BS, BD)
+            if DIVIDE:
+                z = _vector(zf_ptr + unit * D, D, BD) + _vector(zr_ptr + unit * D, D, BD)
+                d_q += d_den[:, None] * z[None, :]
+                d_z += tl.sum(_rows(q_ptr, row, live, q_n, D, BD) * d_den[:, None], 0)
+            _put_rows(d_q_ptr + tokens_before * D, d_q, row, live, heads * D, D, BD)
         if DIVIDE:
-            d_num = d_num / tl.load(den_ptr + unit * tokens + row, mask=live, other=1.0)[:, None]
-            d_den = -tl.sum(d_num * _rows(out_ptr, row, live, heads * E, E, BE), 1)
-        d_kv = tl.dot(tl.trans(turned.to(DOT)), d_num.to(DOT), d_kv, input_precision=PRECISION)
-        d_q = tl.dot(d_num.to(DOT), back, input_precision=PRECISION)  # [BS, BD]
-        if ROPE:
-            d_q = _turn(d_q, cos, -sin, BS, BD)
-        if DIVIDE:
-            d_q += d_den[:, None] * z[None, :]
-            d_z += tl.sum(q * d_den[:, None], 0)
-        _put_rows(d_q_ptr, d_q, row, live, heads * D, D, BD)
-    _put_matrix(d_kv_ptr + unit * D * E, d_kv, D, E, BD, BE)
-    if DIVIDE:
-        col = tl.arange(0, BD)
-        tl.store(d_z_ptr + unit * D + col, d_z, mask=col < D)
+            col = tl.arange(0, BD)
+            tl.store(d_z_ptr + unit * D + col, d_z, mask=col < D)
+    else:
+        d_kv = tl.zeros([BD, BE], tl.float32)
+        for start in range(0, tokens, BS):
+            row = start + tl.arange(0, BS)
+            live = row < tokens
+            q = _rows(q_ptr, row, live, q_n, D, BD)
+            d_num = _rows(grad_ptr, row, live, heads * E, E, BE)
+            if ROPE:
+                cos, sin = _angles(cos_ptr, sin_ptr, row, live, D, BD)
+                q = _turn(q, cos, sin, BS, BD)
+            if DIVIDE:
+                d_num = d_num / tl.load(den_ptr + row, mask=live, other=1.0)[:, None]
+            d_kv = tl.dot(tl.trans(q.to(DOT)), d_num.to(DOT), d_kv, input_precision=PRECISION)
+        _put_matrix(d_kv_ptr + unit * D * E, d_kv, D, E, BD, BE)
 
 
 @triton.jit
-def _rank_one(k, weight, g, z):
-    """What one pair (gradient, memory before) of the denominator adds to the gradients of keys and gate."""
+def _rank_one(k, weight, g_ptr, z_ptr, D: tl.constexpr, BD: tl.constexpr):
+    """What one pair (gradient, memory before) of the denominator adds to the gradients of keys and gate.
+
+    The vectors are loaded for every tile: kept across tiles they would cost registers that spill.
+    """
+    g, z = _vector(g_ptr, D, BD), _vector(z_ptr, D, BD)
     along = tl.sum(k * g[None, :], 1)
     missing = 1.0 - tl.sum(k * z[None, :], 1)
     d_k = (weight * missing)[:, None] * g[None, :] - (weight * along)[:, None] * z[None, :]
@@ -231,11 +246,6 @@ def summary_backward_kernel(
     if role == 0:
         d_p = _matrix(d_p_ptr + unit * D * D, D, D, BD, BD).to(DOT)
         back = tl.trans(d_a)
-        if DIVIDE:
-            g = _vector(g_z_ptr + unit * D, D, BD)
-            z = _vector(z_ptr + unit * D, D, BD)
-            h = _vector(h_z_ptr + unit * D, D, BD)
-            r = _vector(r_z_ptr + unit * D, D, BD)
         for start in range(0, tokens, BS):
             row = start + tl.arange(0, BS)
             live = row < tokens
@@ -253,10 +263,10 @@ def summary_backward_kernel(
             if ROPE:
                 d_k = _turn(d_k, cos, -sin, BS, BD)
             if DIVIDE:
-                more, more_gate = _rank_one(k, weight, g, z)
+                more, more_gate = _rank_one(k, weight, g_z_ptr + unit * D, z_ptr + unit * D, D, BD)
                 d_k += more
                 gate += more_gate
-                more, more_gate = _rank_one(k, weight, h, r)
+                more, more_gate = _rank_one(k, weight, h_z_ptr + unit * D, r_z_ptr + unit * D, D, BD)
                 d_k += more
                 gate += more_gate
             _put_rows(d_k_ptr + tokens_before * D, d_k, row, live, heads * D, D, BD)
