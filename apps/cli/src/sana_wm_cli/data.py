@@ -102,6 +102,34 @@ def imagine(
 
 
 @app.command()
+def prepare(
+    data: Annotated[Path, typer.Argument(help="Folder of annotated clips, with manifest.jsonl.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write latents, text features and train.jsonl to.")],
+    model: Annotated[
+        str, typer.Option("--model", help="World model whose codec and text encoder are used.")
+    ] = "pocket",
+    height: Annotated[int, typer.Option("--height", help="Crop to this height, pixels.")] = 704,
+    width: Annotated[int, typer.Option("--width", help="Crop to this width, pixels.")] = 1280,
+    frames: Annotated[int, typer.Option("--frames", min=0, help="Longest clip, raw frames; 0 = no limit.")] = 0,
+    held_out: Annotated[int, typer.Option("--held-out", min=0, help="Clips at the end that are held out.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Turn annotated videos into what a stage trains on; can be stopped and run again."""
+    from sana_wm_core.loading import load_pipeline
+    from sana_wm_core.training.prepare import prepare_clips
+
+    pipeline = load_pipeline(model, device=device)
+    with _progress("preparing") as progress:
+        task = progress.add_task("clips", total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        prepare_clips(data, out, pipeline.codec, pipeline.text_encoder, (height, width), frames, held_out, report=show)
+    typer.echo(f"{out}: train.jsonl written")
+
+
+@app.command()
 def check(
     data: Annotated[Path, typer.Argument(help="Manifest, encoded folder, or upstream's zip folder.")],
     stage: Annotated[str, typer.Option("--stage", help="Also apply the filters of this stage.")] = "",

@@ -26,7 +26,7 @@ def add_lora(model: nn.Module, settings: Lora, base_dtype: torch.dtype | None = 
         ValueError: peft is not installed, or no layer has one of the names.
     """
     peft = _peft()
-    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.endswith(tuple(settings.targets))]
+    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and settings.adapts(n)]
     if not names:
         raise ValueError(f"lora.targets={settings.targets} match no linear layer; for example ['qkv', 'attn.proj']")
     if base_dtype is not None:

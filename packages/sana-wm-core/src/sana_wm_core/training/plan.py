@@ -134,7 +134,7 @@ def make_plan(stage: Stage, world: int | None = None) -> Plan:
         trained = sum(
             stage.lora.rank * (rows + columns)
             for name, (rows, columns) in matrix_shapes(stage.model).items()
-            if any(name.removesuffix(".weight").endswith(target) for target in stage.lora.targets)
+            if stage.lora.adapts(name.removesuffix(".weight"))
         )
     tokens = stage.data.latent_frames * stage.data.rows * stage.data.columns
     return Plan(

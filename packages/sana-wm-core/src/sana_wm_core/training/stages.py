@@ -116,8 +116,12 @@ class Lora(_Part):
     alpha: float = Field(32.0, gt=0, description="Scale numerator: updates are multiplied by alpha / rank.")
     targets: list[str] = Field(
         default_factory=lambda: ["qkv", "attn.proj", "q_proj_cam", "k_proj_cam", "v_proj_cam", "out_proj_cam"],
-        description="Ends of the names of the linear layers that get an adapter.",
+        description="Ends of the names of the linear layers that get an adapter, whole words between dots.",
     )
+
+    def adapts(self, name: str) -> bool:
+        """Whether the layer of this name gets an adapter."""
+        return any(f".{name}".endswith(f".{target}") for target in self.targets)
 
 
 class Distill(_Part):

@@ -7,6 +7,7 @@ FSDP2 over dp_shard x cp, block by block; dp_replicate copies of that average th
 from __future__ import annotations
 
 import os
+import warnings
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -94,6 +95,8 @@ def spread(model: SanaWMTransformer, precision: Precision, ranks: Ranks, trainab
         return
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    # A block's result is a view of the sum it made; nothing writes into it, which is all the warning is about.
+    warnings.filterwarnings("ignore", message=".*returned a view tensor", category=UserWarning)
     half = DTYPES[precision.compute] if precision.compute == "bf16" else None
     # Inputs are not cast: poses stay float32, and the model casts its latents itself.
     policy = MixedPrecisionPolicy(half, torch.float32 if half else None, cast_forward_inputs=False)
