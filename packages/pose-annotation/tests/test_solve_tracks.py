@@ -122,3 +122,11 @@ def test_mistakes_are_one_line():
     noise = noise.keep(np.isin(noise.frame, (0, 5, 11)) & (noise.track < 60))
     with pytest.raises(Unsolvable, match="no two views of the clip fit together"):
         solve_camera(noise, 16.0)
+
+
+def test_a_dolly_without_any_turn_fits_every_lens_and_says_so():
+    c2w, k = path(20, "side")
+    c2w[:, :3, 3] = np.stack([np.zeros(20), np.zeros(20), np.linspace(0, 2, 20)], 1)
+    seen, _, z = tracks(c2w, k, 300, noise_px=0.2)
+    for depth in (None, z * np.exp(np.random.default_rng(0).normal(0, 0.02, len(z)))):
+        assert "focal_unobservable" in solve_camera(seen, 16.0, depth=depth).flags

@@ -42,6 +42,8 @@ def camera_path(kind: str, frames: int, size: tuple[int, int] = (192, 320)) -> t
         centre[:] = (0.0, 0.0, 2.0)
         omega[:, 1], omega[:, 0] = np.radians(57) * (s - 0.5), np.radians(6) * np.sin(6 * s)
     elif kind == "dz":
+        # Held by hand: without any turn, a dolly fits every focal length.
+        omega[:, 1], omega[:, 0] = np.radians(4) * np.sin(6 * s), np.radians(2) * np.sin(9 * s)
         f = 200.0 + 100.0 * s
         centre = np.stack([np.zeros(frames), np.zeros(frames), 8.0 - 6.0 * f / 200.0 + 0.5], 1)
     else:

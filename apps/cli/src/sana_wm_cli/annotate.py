@@ -30,6 +30,7 @@ from sana_wm_cli.annotate_options import (
     make_settings,
     make_tools,
     numbers,
+    tools_for,
 )
 
 if TYPE_CHECKING:
@@ -110,6 +111,52 @@ def clip(
         typer.echo(json.dumps({**row, "kept": judgement.kept, "reasons": judgement.reasons}))
         return
     _say(out, judgement)
+
+
+@app.command()
+def run(
+    manifest: Annotated[Path, typer.Argument(help="JSON lines or CSV; a row names a video and what is known of it.")],
+    out: Out,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Videos at a time; one a core.")] = 1,
+    executor: Annotated[str, typer.Option("--executor", help="local or ray.")] = "local",
+    timeout_s: Annotated[float, typer.Option("--timeout-s", help="A video that takes longer becomes a row.")] = 3600.0,
+    retry: Annotated[bool, typer.Option("--retry-errors", help="Try again what failed before.")] = False,
+    fps: Fps = 16.0,
+    width: Width = 640,
+    size: Size = None,
+    solve_width: SolveWidth = 448,
+    window: WindowSize = None,
+    level: Level = None,
+    captions: Captions = None,
+    policy: Policy = None,
+    strict: Strict = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line at the end.")] = False,
+) -> None:
+    """Annotate many videos side by side; the same call goes on where it stopped. Failures are rows of rows.jsonl.
+
+    Example: sana-wm annotate run videos.jsonl --out clips --workers 4
+    """
+    from dataclasses import asdict
+    from functools import partial
+
+    from pose_annotation.policy import load_policy
+    from pose_annotation.runner import run_manifest
+
+    def show(row: dict[str, Any], done: int, total: int) -> None:
+        if not as_json:
+            typer.echo(f"{done:6d}/{total}  {row['status']:<8}{row['video']}  {row['reason']}")
+
+    summary = run_manifest(
+        manifest, out, make_settings(fps, width, size, solve_width, window, level or "per_frame_f"),
+        partial(tools_for, captions), workers=workers, timeout_s=timeout_s, retry=retry,
+        policy=load_policy(policy, "strict" if strict else "lenient"), executor=executor, report=show,
+    )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(asdict(summary)))
+        return
+    rows = ", ".join(f"{count} {status}" for status, count in summary.statuses.items())
+    typer.echo(f"{out}: {rows}; {summary.worked} worked on, {summary.seconds:.0f} s, digest {summary.digest[:16]}")
+    _say(out, summary.judgement)
 
 
 @app.command()

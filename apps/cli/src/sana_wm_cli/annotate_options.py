@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from pose_annotation.captions import Captioner
     from pose_annotation.pipeline import Tools
-    from pose_annotation.settings import Settings
+    from pose_annotation.settings import Request, Settings
 
 Lens = Annotated[str | None, typer.Option("--intrinsics", help="fx,fy,cx,cy in pixels of the source picture.")]
 Depth = Annotated[
@@ -63,6 +63,11 @@ def make_tools(depth: Path | None, captions: str | None) -> Tools:
 
     captioner = NoCaptioner() if captions is None else _server(captions)
     return Tools(captioner=captioner, depth=None if depth is None else GivenDepth(depth))
+
+
+def tools_for(captions: str | None, request: Request) -> Tools:
+    """The backends for one row of a manifest, made inside the worker."""
+    return make_tools(request.depth, captions)
 
 
 def _server(text: str) -> Captioner:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,13 @@ class Map:
             lens_from_intrinsics(np.broadcast_to(intrinsics, (n, 4))), np.zeros(n, bool),
             np.zeros((count, 3)), np.zeros(count, bool),
         )  # fmt: skip
+
+    def copy(self) -> Map:
+        """The same map, to be changed without changing this one."""
+        arrays = {
+            name: getattr(self, name).copy() for name in ("rotation", "translation", "lens", "known", "world", "placed")
+        }
+        return replace(self, view=replace(self.view, alive=self.view.alive.copy()), **arrays)
 
     def observations(self, *, placed: bool | None) -> tuple[Ints, Ints, Ints]:
         """Rows of the tracks in solved frames: row (m,), place of the frame in this map (m,), track (m,)."""

@@ -22,6 +22,7 @@ from pose_annotation.turning import UNSURE_LOG_F, solve_turning
 from pose_annotation.two_view import widest_angle_deg
 from pose_annotation.types import Array, CameraTrack, Ints, Observations, Tracks
 
+LEAST_RISE = 1.03
 FOV_LIMITS_DEG = (25.0, 120.0)
 SWEEP_FOV_DEG = (30.0, 45.0, 60.0, 75.0, 95.0, 115.0)
 
@@ -92,12 +93,11 @@ def solve_camera(
     flags: set[str] = set()
     solved, found = _finish(found, tracks, level, config)
     focal_std = solved.focal_std
-    if level not in ("fixed", "shared_f") and not (np.nanmax(focal_std) <= UNSURE_LOG_F):
+    if level != "fixed" and not (np.nanmax(focal_std) <= UNSURE_LOG_F and _lens_matters(found, config)):
         flags.add("focal_unobservable")
-        solved, found = _finish(found, tracks, "shared_f", config)
-        solved = replace(solved, focal_std=focal_std)
-    elif level == "shared_f" and not (np.nanmax(focal_std) <= UNSURE_LOG_F):
-        flags.add("focal_unobservable")
+        if level != "shared_f":
+            solved, found = _finish(found, tracks, "shared_f", config)
+            solved = replace(solved, focal_std=focal_std)
     fov = 2 * np.degrees(np.arctan(tracks.size[1] / (2 * solved.intrinsics[:, 0])))
     if level != "fixed" and (fov.min() < FOV_LIMITS_DEG[0] or fov.max() > FOV_LIMITS_DEG[1]):
         flags.add("focal_unobservable")
@@ -106,6 +106,19 @@ def solve_camera(
     if depth is None and solved.extra["parallax_deg"] < 2.0:
         flags.add("low_parallax")
     return replace(solved, flags=tuple(sorted(flags | set(solved.flags))))
+
+
+def _lens_matters(found: Map, config: SolveConfig) -> bool:
+    """Whether a lens that is a fifth longer or shorter explains the keyframes clearly worse, all else solved again.
+
+    A dolly without any turn fits every focal length; the Hessian at a noisy solution does not show it.
+    """
+    costs = []
+    for factor in (1.0, 1.2, 1.0 / 1.2):
+        trial = found.copy()
+        trial.lens[:, 0] += np.log(factor)
+        costs.append(trial.refine("fixed", config.prior, 8, 1.0, 1e-4))
+    return min(costs[1:]) > LEAST_RISE * costs[0]
 
 
 def flow_speed(tracks: Tracks, fps: float) -> float:
