@@ -34,8 +34,14 @@ def folders(minute, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sheets(minute, folders):
-    return {path.name: score_folder(path, minute, ORACLE) for path in sorted(folders.iterdir())}
+def kept(tmp_path_factory):
+    """Results of this file's videos, so that no test measures again what another has measured."""
+    return Cache(tmp_path_factory.mktemp("kept"))
+
+
+@pytest.fixture(scope="module")
+def sheets(minute, folders, kept):
+    return {path.name: score_folder(path, minute, ORACLE, kept) for path in sorted(folders.iterdir())}
 
 
 def mean(sheet, name):
@@ -139,15 +145,16 @@ def test_every_number_names_what_it_is(sheets, minute):
         assert sheets["render"]["metrics"][name]["reason"]
 
 
-def test_different_identities_are_never_ranked(box_split, minute, folders, sheets):
-    other = score_folder(folders / "still", minute, Options(estimators=("oracle",), poses=PoseRules(every_s=0.5)))
+def test_different_identities_are_never_ranked(box_split, minute, folders, sheets, kept):
+    coarse = Options(estimators=("oracle",), poses=PoseRules(every_s=0.5))
+    other = score_folder(folders / "still", minute, coarse, kept)
     result = compare(sheets["render"], other)
     assert any(r["metric"] == ROT and r["differs"] == ["protocol"] for r in result["refused"])
     assert all("@" not in row["metric"] for row in result["rows"])
     with pytest.raises(ValueError, match="differ in protocol"):
         rank([sheets["render"], other], ROT)
     part = box_split(2)
-    smaller = score_folder(folders / "still", part, ORACLE)
+    smaller = score_folder(folders / "still", part, ORACLE, kept)
     with pytest.raises(ValueError, match="differ in revision"):
         compare(sheets["render"], smaller)
     with pytest.raises(ValueError, match="neither direction"):
@@ -156,18 +163,18 @@ def test_different_identities_are_never_ranked(box_split, minute, folders, sheet
         rank([sheets["render"]], "imaging_quality")
 
 
-def test_methods_scored_on_different_scenes_are_not_ranked(minute, folders, sheets, tmp_path):
+def test_methods_scored_on_different_scenes_are_not_ranked(minute, folders, sheets, kept, tmp_path):
     shutil.copytree(folders / "still", tmp_path / "part")
     (tmp_path / "part" / "indoor_001.mkv").unlink()
-    part = score_folder(tmp_path / "part", minute, ORACLE)
+    part = score_folder(tmp_path / "part", minute, ORACLE, kept)
     assert part["coverage"]["missing"] == ["indoor_001"]
     assert compare(part, sheets["render"])["rows"][0]["n"] == 2
     with pytest.raises(ValueError, match="different scenes"):
         rank([part, sheets["render"]], "ref_psnr_db")
 
 
-def test_a_missing_estimator_is_unavailable_not_zero(minute, folders):
-    sheet = score_folder(folders / "still", minute, Options(estimators=("pi3x",)))
+def test_a_missing_estimator_is_unavailable_not_zero(minute, folders, kept):
+    sheet = score_folder(folders / "still", minute, Options(estimators=("pi3x",)), kept)
     assert sheet["metrics"]["rot_err_deg@pi3x"]["status"] == "unavailable"
     assert "checkpoint" in sheet["metrics"]["rot_err_deg@pi3x"]["reason"]
     with pytest.raises(ValueError, match="estimator is 'mast3r'"):

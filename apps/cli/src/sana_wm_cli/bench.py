@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sana_wm_cli import bench_split
+from sana_wm_cli import bench_run, bench_score, bench_speed, bench_split
 
 app = typer.Typer(no_args_is_help=True, help="Bench: score a model against exact renders.")
 
@@ -18,6 +18,11 @@ def group() -> None:
     """Score a model against exact renders."""
 
 
+app.command()(bench_run.run)
+app.command()(bench_score.score)
+app.command()(bench_score.compare)
+app.command()(bench_score.baseline)
+app.command()(bench_speed.speed)
 app.command()(bench_split.export)
 app.command()(bench_split.draw)
 app.command()(bench_split.verify)

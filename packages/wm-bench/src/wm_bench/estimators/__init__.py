@@ -1,9 +1,8 @@
 """Where the camera of a generated video really was: estimators behind one call, found by name.
 
 Built in: "oracle" (poses written beside the video), "pycolmap" (no weights), "pi3:FOLDER" and "pi3x:FOLDER" (local
-checkpoints), "command:..." (any program, pose-annotation among them). Other
-packages add theirs as entry points of the group "wm_bench.estimators": a function that takes the options after the
-colon and returns an Estimator.
+checkpoints), "command:..." (any program). Other packages add theirs with register_estimator, or as entry points of the
+group "wm_bench.estimators": a function that takes the options after the colon and returns an Estimator.
 """
 
 from __future__ import annotations
@@ -57,13 +56,21 @@ class Estimator(Protocol):
         ...
 
 
+_REGISTERED: dict[str, Callable[[str], Estimator]] = {}
+
+
+def register_estimator(name: str, factory: Callable[[str], Estimator]) -> None:
+    """Make an estimator known under a name in this process; `factory` takes the options after the colon."""
+    _REGISTERED[name] = factory
+
+
 def get_estimator(spec: str) -> Estimator:
     """Find an estimator by "name" or "name:options".
 
     Raises Unavailable for a known one that cannot run here and ValueError for an unknown name.
     """
     name, _, options = spec.partition(":")
-    built_in = _built_in()
+    built_in = {**_built_in(), **_REGISTERED}
     if name in built_in:
         return built_in[name](options)
     for entry in entry_points(group="wm_bench.estimators", name=name):

@@ -57,12 +57,13 @@ class Pycolmap:
             for name, frame in zip(names, request.frames, strict=True):
                 Image.fromarray(frame).save(images / name, compress_level=1)
             database = root / "database.db"
+            tolerance_px = _tolerance_px(request.frames)
             if self._options["sift"]:
                 self._features(database, images, request.intrinsics[0])
             else:
                 tracked = follow_points(request.frames, self._options["features"])
-                self._tracks(database, images, names, tracked, request.intrinsics[0])
-            models = self._map(database, images, root)
+                self._tracks(database, images, names, tracked, request.intrinsics[0], tolerance_px)
+            models = self._map(database, images, root, tolerance_px)
         if not models:
             raise ValueError("pycolmap found no camera path")
         best = max(models.values(), key=lambda model: model.num_reg_images())
@@ -78,8 +79,9 @@ class Pycolmap:
         return PoseEstimate(poses, registered)
 
     def _tracks(
-        self, database: Path, images: Path, names: list[str], tracked: list[Tracked], lens: NDArray[np.float64]
-    ) -> None:
+        self, database: Path, images: Path, names: list[str], tracked: list[Tracked], lens: NDArray[np.float64],
+        tolerance_px: float,
+    ) -> None:  # fmt: skip
         colmap = self._colmap
         reader = colmap.ImageReaderOptions()
         reader.camera_model = "PINHOLE"
@@ -101,6 +103,7 @@ class Pycolmap:
         listed.write_text("\n".join(pairs) + "\n")
         settings = colmap.TwoViewGeometryOptions()
         settings.ransac.random_seed = 0
+        settings.ransac.max_error = tolerance_px
         colmap.verify_matches(database, listed, options=settings)
 
     def _features(self, database: Path, images: Path, lens: NDArray[np.float64]) -> None:
@@ -126,7 +129,7 @@ class Pycolmap:
         pairing.quadratic_overlap = True
         colmap.match_sequential(database, matching_options=matching, pairing_options=pairing, device=colmap.Device.cpu)
 
-    def _map(self, database: Path, images: Path, root: Path) -> dict[int, Any]:
+    def _map(self, database: Path, images: Path, root: Path, tolerance_px: float) -> dict[int, Any]:
         colmap = self._colmap
         options = colmap.IncrementalPipelineOptions()
         options.num_threads = 1
@@ -140,6 +143,11 @@ class Pycolmap:
         options.mapper.init_min_num_inliers = 40
         options.mapper.init_min_tri_angle = 2.0
         options.mapper.abs_pose_min_num_inliers = 15
+        options.mapper.init_max_error = tolerance_px
+        options.mapper.abs_pose_max_error = 2.0 * tolerance_px
+        options.mapper.filter_max_reproj_error = tolerance_px
+        options.triangulation.complete_max_reproj_error = tolerance_px
+        options.triangulation.merge_max_reproj_error = tolerance_px
         out = root / "sparse"
         out.mkdir()
         models: dict[int, Any] = colmap.incremental_mapping(database, images, out, options)
@@ -150,3 +158,8 @@ def _pairs(frames: int, overlap: int) -> list[tuple[int, int]]:
     """Each frame with the next `overlap` ones and those a power of two away."""
     steps = sorted({*range(1, overlap + 1), *(2**k for k in range(int(np.log2(max(frames, 2))) + 1))})
     return [(i, i + step) for i in range(frames) for step in steps if i + step < frames]
+
+
+def _tolerance_px(frames: NDArray[np.uint8]) -> float:
+    """How far a point may be off: pycolmap's own 4 px at 1080 lines, never less than what tracking can hold."""
+    return max(0.75, min(frames.shape[1:3]) / 270.0)

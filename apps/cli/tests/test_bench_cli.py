@@ -1,0 +1,190 @@
+"""sana-wm bench on a tiny stand-in model: run, score, compare, baseline and speed, and their exit codes."""
+
+import json
+
+import numpy as np
+import pytest
+import sana_wm_core.loading
+import torch
+from sana_wm_cli.main import app
+from sana_wm_core.pipeline import Defaults, WorldPipeline
+from typer.testing import CliRunner
+from wm_bench.baselines import shuffled_paths
+from wm_bench.splits import load_procedural
+
+SPLIT = ["--scenes", "indoor_001,outdoor_city_002", "--seconds", "1"]
+CHEAP = ["--estimator", "none", "--no-cache"]
+
+
+class ToyModel(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, hidden_states, timestep, encoder_hidden_states, **conditions):
+        shift = conditions["chunk_plucker"].mean(dim=(1, 3, 4))[:, None, :, None, None]
+        return (self.weight * hidden_states + shift,)
+
+
+class ToyCodec(torch.nn.Module):
+    temporal_stride, spatial_stride, latent_channels, dtype = 8, 16, 3, torch.float32
+
+    def encode_image(self, image):
+        return torch.nn.functional.avg_pool2d(image, 16).unsqueeze(2)
+
+    def decode(self, latents):
+        frames = torch.cat([latents[:, :, :1], latents[:, :, 1:].repeat_interleave(8, dim=2)], dim=2)
+        return frames.repeat_interleave(16, dim=3).repeat_interleave(16, dim=4).tanh()
+
+
+class ToyText:
+    def encode(self, prompts):
+        return torch.full((len(prompts), 1, 4, 2), float(len(prompts[0]))), torch.ones(len(prompts), 4)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "toy.safetensors"
+    path.write_bytes(b"toy")
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toy(weights):
+    """The pocket world replaced by a toy of 32x48 pixels."""
+    own = Defaults(32, 48, 17, 16, 2, 1.0, 2.0, 70.0, 0.05, 1.2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sana_wm_core.loading, "_load_pocket",
+            lambda folder: WorldPipeline(ToyModel(), ToyCodec(), ToyText(), own, sources={"weights": weights}),
+        )  # fmt: skip
+        yield
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, ["bench", *map(str, arguments)])
+
+
+def refused(result, *words):
+    assert result.exit_code == 2, (result.exit_code, result.output, result.exception)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    out = tmp_path_factory.mktemp("bench") / "out"
+    result = call("run", *SPLIT, *CHEAP, "--baselines", "--out", out, "--json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    return out, result
+
+
+def test_run_makes_scores_and_ranks(ran):
+    out, result = ran
+    for method in ("pocket", "pocket-shuffled", "render", "still"):
+        assert (out / method / "report" / "report.html").stat().st_size > 10_000
+        sheet = json.loads((out / method / "report" / "score.json").read_text())
+        assert sheet["coverage"]["scored"] == 2 and not sheet["coverage"]["headline"]
+    line = json.loads(result.stdout.splitlines()[-1])
+    assert line["method"] == "pocket" and line["metrics"]["ref_psnr_db"]["mean"] < 30
+    ranking = (out / "ranking.md").read_text()
+    row = next(x for x in ranking.splitlines() if x.startswith("| ref_psnr_db |"))
+    assert row.startswith("| ref_psnr_db | render 100 > still ")
+    assert (out / "pocket-and-render" / "compare.html").is_file()
+    info = json.loads((out / "pocket" / "videos" / "method_info.json").read_text())
+    assert info["resolution"] == "48x32" and len(info["weights_sha256"]["weights"]) == 64
+
+
+def test_a_second_run_goes_on_where_the_first_stopped(ran):
+    out, _ = ran
+    videos = out / "pocket" / "videos"
+    before = {p.name: p.stat().st_mtime_ns for p in videos.glob("*.mkv")}
+    (videos / "indoor_001_generated.mkv").unlink()
+    again = call("run", *SPLIT, *CHEAP, "--out", out)
+    assert again.exit_code == 0 and again.stderr.count("generating ") == 1 and "generating indoor_001" in again.stderr
+    after = {p.name: p.stat().st_mtime_ns for p in videos.glob("*.mkv")}
+    assert after["outdoor_city_002_generated.mkv"] == before["outdoor_city_002_generated.mkv"]
+    # Other steps are another video.
+    assert call("run", *SPLIT, *CHEAP, "--out", out, "--steps", "1").stderr.count("generating ") == 2
+
+
+def test_shards_share_the_work(tmp_path):
+    made = []
+    for part in ("0/2", "1/2"):
+        result = call("run", *SPLIT, *CHEAP, "--out", tmp_path, "--shard", part)
+        assert result.exit_code == 0 and not (tmp_path / "pocket" / "report").exists()
+        made.append(sorted(p.name for p in (tmp_path / "pocket" / "videos").glob("*.mkv")))
+    assert [len(names) for names in made] == [1, 2]
+    for bad in ("2/2", "1", "a/b"):
+        refused(call("run", *SPLIT, "--shard", bad), "--shard", "0/8")
+
+
+def test_score_reports_what_is_missing(ran, tmp_path):
+    out, _ = ran
+    result = call(
+        "score", out / "render" / "videos", "--scenes", "3", "--seconds", "1", *CHEAP, "--out", tmp_path / "report"
+    )
+    assert result.exit_code == 3
+    assert "missing" in result.stderr and "Partial coverage" in result.stdout
+    assert (tmp_path / "report" / "scores.csv").is_file()
+
+
+def test_score_uses_poses_beside_the_video(ran, tmp_path):
+    out, _ = ran
+    videos = out / "render" / "videos"
+    options = ["--estimator", "oracle", "--cache", tmp_path / "cache", "--json"]
+    result = call("score", videos, *SPLIT, *options, "--out", tmp_path / "a")
+    assert result.exit_code == 0, result.output
+    line = json.loads(result.stdout.splitlines()[-1])
+    assert line["metrics"]["rot_err_deg@code-v1/oracle"]["mean"] < 1e-5
+    again = call("score", videos, *SPLIT, *options, "--out", tmp_path / "b")
+    assert again.exit_code == 0
+    for name in ("score.json", "scores.csv", "summary.md", "report.html"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    # An estimator that cannot run here is told, and is no zero.
+    absent = call("score", videos, *SPLIT, "--estimator", "pi3x", "--no-cache", "--out", tmp_path / "c")
+    assert absent.exit_code == 4 and "unavailable" in absent.stdout
+    # Sheets with and without poses have frame numbers in common, compared pair by pair.
+    both = call("compare", tmp_path / "a", tmp_path / "c", "--out", tmp_path / "d", "--json")
+    assert both.exit_code == 0 and json.loads(both.stdout.splitlines()[-1])["rows"]
+    assert (tmp_path / "d" / "compare.html").is_file()
+
+
+def test_wrong_input_is_one_line(ran, tmp_path):
+    out, _ = ran
+    videos = out / "render" / "videos"
+    refused(call("score", tmp_path / "nowhere", *SPLIT, *CHEAP), "no folder")
+    refused(call("score", videos, *SPLIT, *CHEAP, "--out", videos / "report"), "lies inside")
+    refused(call("score", videos, *SPLIT, "--estimator", "mast3r", "--out", tmp_path / "x"), "mast3r", "pycolmap")
+    refused(call("score", videos, "--split", "proc", *CHEAP), "proc_simple_60s")
+    refused(call("score", videos, *SPLIT, *CHEAP, "--every", "0"), "--every")
+    refused(call("compare", tmp_path, tmp_path), "no score sheet")
+    refused(call("baseline", "noise", tmp_path / "n", *SPLIT), "noise", "render")
+    refused(call("speed", "--streaming", "--steps", "3", "--seconds", "1"), "--steps")
+
+
+def test_baseline_writes_videos_and_poses(tmp_path):
+    result = call("baseline", "still", tmp_path / "v", *SPLIT, "--size", "32x48")
+    assert result.exit_code == 0, result.output
+    assert sorted(p.suffix for p in (tmp_path / "v").iterdir()) == [".mkv", ".mkv", ".npz", ".npz"]
+
+
+def test_shuffled_paths_are_other_plans_from_the_same_start():
+    for ids in (["indoor_001", "outdoor_city_002"], ["indoor_001", "outdoor_city_001"]):
+        split = load_procedural("proc_simple_60s", ids, 2.0)
+        paths = shuffled_paths(split)
+        for scene in split.scenes:
+            assert paths[scene.id].shape == scene.c2w.shape
+            np.testing.assert_allclose(paths[scene.id][0], scene.c2w[0], atol=1e-9)
+            assert np.linalg.norm(paths[scene.id][-1] - scene.c2w[-1]) > 0.01
+
+
+def test_speed_prints_its_definition(tmp_path):
+    result = call("speed", "--seconds", "1", "--runs", "2", "--json", "--out", tmp_path / "speed.json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    record = json.loads(result.stdout.splitlines()[-1])
+    assert record["frames"] == 17 and record["runs"] == 2 and record["run_s"] > 0
+    assert record["definition"].startswith("A run starts with inputs in memory")
+    assert "frames in memory; loading and file writing are outside" in result.stdout
+    assert record == json.loads((tmp_path / "speed.json").read_text())
