@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from sana_wm_core.config import TransformerConfig
+from sana_wm_core.fidelity import camera_response, quantize_and_check, response_error
 from sana_wm_core.lens import estimate_lens, focal_lengths, picture_size
 from sana_wm_core.model import SanaWMTransformer
 from sana_wm_core.offload import offload_blocks
@@ -138,7 +139,8 @@ def tiny(tmp_path_factory):
 @pytest.mark.parametrize("name", ["SANA-WM_bidirectional", "SANA-WM_streaming", "SANA-WM_bidirectional-diffusers"])
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
 def test_smaller_copies_load_and_stay_close(tiny, tmp_path, name, precision):
-    written = shrink(tiny / name, tmp_path / "small", precision)
+    written, error = shrink(tiny / name, tmp_path / "small", precision)
+    assert 0 < error < 0.05
     assert sum(f.after for f in written) < sum(f.before for f in written) * 0.75
     place = {"SANA-WM_streaming": "sana_dit/model.pt", "SANA-WM_bidirectional": "dit/sana_wm_1600m_720p.safetensors"}
     inside = place.get(name, "transformer")
@@ -152,6 +154,27 @@ def test_smaller_copies_load_and_stay_close(tiny, tmp_path, name, precision):
     for path in (tmp_path / "small").rglob("*.safetensors"):
         names = load_file(path).keys()
         assert not [n for n in names if "vision_tower" in n or "audio" in n]
+
+
+def test_a_model_that_loses_its_camera_is_not_written(tiny, tmp_path):
+    with pytest.raises(ValueError, match=r"answers the camera .* differently.*--allow_camera_error"):
+        shrink(tiny / "SANA-WM_chunk_causal", tmp_path / "small", "fp8", limit=1e-4)
+    assert not (tmp_path / "small").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_the_camera_probe():
+    before = camera_response(model())
+    assert before.norm() > 0 and response_error(before, camera_response(model())) == 0
+    blind = model()
+    for name, parameter in blind.named_parameters():
+        if "plucker" in name or "out_proj_cam" in name:
+            parameter.zero_()
+    assert response_error(before, camera_response(blind)) > 0.9
+    pytest.importorskip("torchao")
+    assert 0 < quantize_and_check(model(), "fp8") < 0.1
+    assert quantize_and_check(model(), "bf16") == 0
+    with pytest.raises(ValueError, match="fp8 or bf16"):
+        quantize_and_check(model(), "fp4", limit=1e-3)
 
 
 def test_what_cannot_be_shrunk(tiny, tmp_path):

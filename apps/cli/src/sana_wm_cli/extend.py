@@ -81,11 +81,11 @@ def extend(
         parse_actions(action)
     held = WorldState.load(state)
     check_folder(output_dir)
-    clock = Clock()
-    with quiet_libraries(), Display() as display:
+    clock, request = Clock(), bare_request(model=model, device=device)
+    with quiet_libraries(used=not request.is_pocket), Display() as display:
         display.stage("loading the model")
         with clock.measure("load"):
-            world = load(bare_request(model=model, device=device))
+            world = load(request)
             session = _resume(world, held, seed, caption, refiner_root, refiner_gemma_root)
         inputs = Inputs(None, None, session.state.settings.prompt, action, poses, None)
         total, pieces = plan_pieces(session, inputs, None)

@@ -89,6 +89,9 @@ def generate(
     ] = False,
     stage1_precision: Annotated[str, _flag("stage1_precision", "bf16, fp8 or fp4. (bf16)", _MEMORY)] = "bf16",
     refiner_precision: Annotated[str, _flag("refiner_precision", "bf16, fp8 or fp4. (bf16)", _MEMORY)] = "bf16",
+    allow_camera_error: Annotated[
+        bool, _flag("allow_camera_error", "Accept a number format that answers the camera differently.", _MEMORY)
+    ] = False,
     chunk_interval_k: Annotated[
         float | None,
         _flag("chunk_interval_k", "chunk_flow_euler: part of a walk between chunks. (1 / chunks)", _STREAM),

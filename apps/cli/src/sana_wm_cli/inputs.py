@@ -75,6 +75,7 @@ class Request:
     offload_blocks: bool = False
     stage1_precision: str = "bf16"
     refiner_precision: str = "bf16"
+    allow_camera_error: bool = False
 
     @property
     def source(self) -> str:

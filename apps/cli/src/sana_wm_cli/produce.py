@@ -39,7 +39,7 @@ def produce(request: Request) -> None:
     from sana_wm_cli.stream import begin_stream, streams
 
     clock = Clock()
-    with quiet_libraries(), Display() as display:
+    with quiet_libraries(used=not request.is_pocket), Display() as display:
         if guess:
             inputs = guess_lens(inputs, request, display, clock)
         display.stage("loading the model")
@@ -115,12 +115,12 @@ def load(request: Request) -> World:
 
 
 def _prepare_transformer(world: World, request: Request, device: torch.device) -> None:
+    from sana_wm_core.fidelity import LIMIT, quantize_and_check
     from sana_wm_core.offload import offload_blocks
-    from sana_wm_core.precision import quantize
     from sana_wm_core.sampling.student import transformer_of
 
-    if request.stage1_precision != "bf16":
-        quantize(world.pipeline.transformer, request.stage1_precision, "stage 1")
+    limit = float("inf") if request.allow_camera_error else LIMIT
+    quantize_and_check(world.pipeline.transformer, request.stage1_precision, limit)
     if request.offload_blocks:
         offload_blocks(transformer_of(world.pipeline.transformer), "blocks", device)
 

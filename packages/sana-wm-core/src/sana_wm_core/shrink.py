@@ -18,10 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sana_wm_core.convert import _place, _whole_folder
+from sana_wm_core.convert import _place, _weights_of, _whole_folder
+from sana_wm_core.fidelity import LIMIT, camera_response, require_camera, response_error
 from sana_wm_core.layouts import layout_of
 from sana_wm_core.precision import REFINER_LAYERS, STAGE_1_LAYERS
-from sana_wm_core.weights import read_checkpoint
+from sana_wm_core.weights import load_transformer, read_checkpoint
 
 SCALE = "_scale"
 PRECISIONS = ("bf16", "fp8")
@@ -45,13 +46,19 @@ class Shrunk(NamedTuple):
     dropped: int
 
 
-def shrink(source: str | Path, target: str | Path, precision: str = "fp8") -> list[Shrunk]:
+def shrink(
+    source: str | Path, target: str | Path, precision: str = "fp8", limit: float = LIMIT
+) -> tuple[list[Shrunk], float]:
     """Write the smaller copy; the folder appears whole or not at all.
 
     Args:
         source: Model folder in any published layout.
         target: Folder to write; must not exist, or be empty.
         precision: "bf16" or "fp8".
+        limit: How much the response to the camera may change; see fidelity.
+
+    Returns:
+        The files that changed, and how much the response to the camera did.
 
     Raises:
         ValueError: Not a model folder, an unknown precision, a target that holds something, or damaged files.
@@ -74,7 +81,17 @@ def shrink(source: str | Path, target: str | Path, precision: str = "fp8") -> li
                 _write_index(path, folder / inside, role)
             else:
                 written.append(_write(path, folder / inside, str(inside), role, precision))
-    return written
+        error = _camera_error(source, folder)
+        require_camera(error, precision, limit)
+    return written, error
+
+
+def _camera_error(source: Path, folder: Path) -> float:
+    """Change of the response to the camera from one model folder to its copy; one model is in memory at a time."""
+    layout = layout_of(source)
+    inside = Path("transformer") if layout == "diffusers" else _weights_of(source, layout).relative_to(source)
+    before = camera_response(load_transformer(source / inside, dtype=torch.float32))
+    return response_error(before, camera_response(load_transformer(folder / inside, dtype=torch.float32)))
 
 
 class Role(NamedTuple):
