@@ -12,6 +12,7 @@ from sana_wm_cli.bench_score import (
     CacheFolder,
     Estimators,
     Every,
+    Ffmpeg,
     Floors,
     JsonLine,
     LpipsFile,
@@ -48,6 +49,7 @@ def run(
     floors: Floors = True,
     lpips_weights: LpipsFile = None,
     vbench_python: VbenchPython = None,
+    ffmpeg: Ffmpeg = None,
     cache: CacheFolder = None,
     no_cache: NoCache = False,
     json_line: JsonLine = False,
@@ -56,7 +58,7 @@ def run(
 
     Several machines share the work with --shard 0/8 ... 7/8 on one folder; a last call without it scores.
     """
-    options = make_options(estimator, every, floors, lpips_weights, vbench_python)
+    options = make_options(estimator, every, floors, lpips_weights, vbench_python, ffmpeg)
     part, sampling = parse_shard(shard), Sampling(steps, seed)
     chosen = open_split(split, data, scenes, seconds)
     pipeline = load_model(model, device)

@@ -29,6 +29,7 @@ Every = Annotated[float, typer.Option("--every", help="Seconds between sampled p
 Floors = Annotated[bool, typer.Option(help="Also run each estimator on the exact render.")]
 LpipsFile = Annotated[Path | None, typer.Option("--lpips-weights", help="AlexNet with the LPIPS v0.1 heads.")]
 VbenchPython = Annotated[Path | None, typer.Option("--vbench-python", help="Python of an environment that has vbench.")]
+Ffmpeg = Annotated[Path | None, typer.Option("--ffmpeg", help="An ffmpeg with libvmaf, for VMAF.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for the report; default bench-out/METHOD-SPLIT.")]
 CacheFolder = Annotated[
     Path | None, typer.Option("--cache", help="Folder of kept results; default: the user's cache folder.")
@@ -38,8 +39,9 @@ JsonLine = Annotated[bool, typer.Option("--json", help="Also print one JSON line
 
 
 def make_options(
-    estimators: list[str] | None, every: float, floors: bool, lpips: Path | None, vbench: Path | None
-) -> Options:
+    estimators: list[str] | None, every: float, floors: bool, lpips: Path | None, vbench: Path | None,
+    ffmpeg: Path | None,
+) -> Options:  # fmt: skip
     """Scoring options from flags. Raises ValueError for values out of range."""
     from wm_bench.camera_following import PoseRules
     from wm_bench.scoring import Options
@@ -49,8 +51,9 @@ def make_options(
     specs = tuple(estimators) if estimators else ("pycolmap",)
     specs = () if specs == ("none",) else specs
     return Options(
-        estimators=specs, poses=PoseRules(every_s=every), lpips_weights=lpips, floors=floors, vbench_python=vbench
-    )
+        estimators=specs, poses=PoseRules(every_s=every), lpips_weights=lpips, floors=floors, vbench_python=vbench,
+        ffmpeg=ffmpeg,
+    )  # fmt: skip
 
 
 def score_and_report(
@@ -131,6 +134,7 @@ def score(
     floors: Floors = True,
     lpips_weights: LpipsFile = None,
     vbench_python: VbenchPython = None,
+    ffmpeg: Ffmpeg = None,
     out: Out = None,
     cache: CacheFolder = None,
     no_cache: NoCache = False,
@@ -141,7 +145,7 @@ def score(
     Exit 0: everything asked for was scored. 3: scenes are missing or broken (each is told).
     4: an estimator that was asked for cannot run here. 2: wrong input.
     """
-    options = make_options(estimator, every, floors, lpips_weights, vbench_python)
+    options = make_options(estimator, every, floors, lpips_weights, vbench_python, ffmpeg)
     chosen = open_split(split, data, scenes, seconds)
     finish(*score_and_report(videos, chosen, options, out, cache, no_cache), json_line)
 

@@ -11,11 +11,13 @@ from typing import Any
 
 from wm_bench.cache import Cache
 from wm_bench.camera_following import PoseRules, pose_rules, score_camera, score_floor
-from wm_bench.clips import FrameRules, frame_rules, score_frames
+from wm_bench.clips import FrameRules, frame_rules, reference_size, score_frames
 from wm_bench.estimators import Estimator, Unavailable, get_estimator
 from wm_bench.metrics import vbench_run
 from wm_bench.metrics.catalogue import FRAMES, OUTSIDE, POSE
 from wm_bench.metrics.lpips import Lpips
+from wm_bench.metrics.vmaf import VERSION as vmaf_version
+from wm_bench.metrics.vmaf import Vmaf
 from wm_bench.sheet import ClipResult, Sheet, build_sheet, identity
 from wm_bench.splits.model import BenchScene, Split
 from wm_bench.submission import Finding, Submission, read_submission
@@ -25,7 +27,6 @@ Timings = dict[str, dict[str, float]]
 
 _VBENCH = "needs VBench in its own environment; give --vbench-python"
 _SHORT = "needs at least 20 s"
-_NO_VMAF = "needs an ffmpeg with libvmaf; none is used yet"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Options:
     lpips_weights: Path | None = None
     floors: bool = True
     vbench_python: Path | None = None
+    ffmpeg: Path | None = None
 
 
 def score_folder(
@@ -59,6 +61,7 @@ def score_folder(
     submission = folder if isinstance(folder, Submission) else read_submission(folder, split)
     estimators, unavailable = _estimators(options.estimators)
     lpips, no_lpips = _lpips(options.lpips_weights)
+    vmaf, no_vmaf = _vmaf(options.ffmpeg, split)
     results: dict[str, ClipResult] = {}
     timings = {} if timings is None else timings
     findings = list(submission.findings)
@@ -69,14 +72,23 @@ def score_folder(
         video = submission.videos[scene.id]
         try:
             results[scene.id] = _score_clip(video, scene, split, estimators, options, lpips, cache, timings)
+            if vmaf is not None:
+                with _timed(timings, scene, "vmaf"):
+                    _add_vmaf(results[scene.id], video, scene, split, vmaf, options, cache)
         except BrokenVideo as broken:
             findings.append(Finding("error", scene.id, "truncated", str(broken)))
     for scene_id, result in results.items():
         findings += [Finding("error", scene_id, "pose-failed", reason) for reason in _failures(result)]
     identities = _identities(split, estimators, options, lpips)
+    if vmaf is not None:
+        identities["vmaf"] = identity("vmaf", split, _vmaf_rules(options), vmaf.id, vmaf.version, "built in")
     outside = _add_vbench(results, submission, split, options, cache, identities)
     return build_sheet(
-        split, submission._replace(findings=findings), results, identities, {**unavailable, **no_lpips, **outside}
+        split,
+        submission._replace(findings=findings),
+        results,
+        identities,
+        {**unavailable, **no_lpips, **no_vmaf, **outside},
     )
 
 
@@ -106,6 +118,41 @@ def _lpips(path: Path | None) -> tuple[Lpips | None, dict[str, str]]:
         return None, {"revisit_lpips": str(reason)}
 
 
+def _vmaf(ffmpeg: Path | None, split: Split) -> tuple[Vmaf | None, dict[str, str]]:
+    if split.truth is None:
+        return None, {"vmaf": "the scenes' geometry is unknown"}
+    try:
+        return Vmaf(ffmpeg), {}
+    except Unavailable as reason:
+        return None, {"vmaf": str(reason)}
+
+
+def _vmaf_rules(options: Options) -> dict[str, Any]:
+    return {"version": vmaf_version, "height_px": options.frames.height_px}
+
+
+def _add_vmaf(
+    result: ClipResult,
+    video: VideoInfo,
+    scene: BenchScene,
+    split: Split,
+    vmaf: Vmaf,
+    options: Options,
+    cache: Cache,
+) -> None:
+    assert split.truth is not None
+    key = {"rules": _vmaf_rules(options), "ffmpeg": vmaf.version, "video": video.sha256, "scene": scene.fingerprint()}
+    kept = cache.get(key)
+    if kept is None:
+        try:
+            kept = {"vmaf": vmaf(video, scene, split.truth, reference_size(video.size, options.frames.height_px))}
+        except Unavailable as reason:
+            result.reasons["vmaf"] = str(reason)
+            return
+        cache.put(key, kept)
+    result.values |= kept
+
+
 def _add_vbench(
     results: dict[str, ClipResult],
     submission: Submission,
@@ -115,14 +162,15 @@ def _add_vbench(
     identities: dict[str, dict[str, Any]],
 ) -> dict[str, str]:
     """Put VBench's numbers into the results; returns the names that stay without one, with the reason."""
-    missing = {name: _NO_VMAF if name == "vmaf" else _VBENCH for name in OUTSIDE}
+    names = [name for name in OUTSIDE if name != "vmaf"]
+    missing = dict.fromkeys(names, _VBENCH)
     if options.vbench_python is None or not results:
         return missing
     try:
         videos = {scene: submission.videos[scene] for scene in results}
         found = vbench_run.run_vbench(options.vbench_python, videos, split, cache)
     except Unavailable as reason:
-        return {name: _NO_VMAF if name == "vmaf" else str(reason) for name in OUTSIDE}
+        return dict.fromkeys(names, str(reason))
     for scene, values in found.values.items():
         results[scene].values |= values
         if "drift_imaging_quality" not in values:
@@ -130,7 +178,7 @@ def _add_vbench(
     for name in vbench_run.NAMES:
         rules = {"version": vbench_run.VERSION}
         identities[name] = identity(name, split, rules, "vbench", found.version, found.weights_sha256)
-    return {"vmaf": _NO_VMAF}
+    return {}
 
 
 def _score_clip(
