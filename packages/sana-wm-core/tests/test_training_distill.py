@@ -133,6 +133,14 @@ def test_invariants_31_32_a_rollout_has_gradient_in_its_last_calls_only(clips: P
     assert torch.equal(trainer.trained["blocks.0.attn.qkv.weight"].grad, total)
 
 
+def test_a_rollout_in_bfloat16_still_brings_gradients_to_the_weights(clips: Path, tmp_path: Path) -> None:
+    trainer = _self_forcing(clips, tmp_path / "run", precision={"compute": "bf16", "checkpoint_blocks": False})
+    place = next(n for n in range(60) if trainer.exit_step(n) == 2)  # steps without gradient come first
+    trainer.rollout(trainer.batches([0], 0), place)[:, :, 1:].sum().backward()
+    for name in ("x_embedder.proj.weight", "blocks.0.attn.qkv.weight", "final_layer.linear.weight"):
+        assert trainer.trained[name].grad is not None and trainer.trained[name].grad.abs().sum() > 0, name
+
+
 def test_invariant_33_equal_scores_move_nothing_and_the_gradient_is_the_direction() -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 4, 2, 2, generator=g, requires_grad=True)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from sana_wm_core.model import SanaWMTransformer
 from sana_wm_core.training.checkpoint import complete, latest, read_weights
 from sana_wm_core.training.clips import BadClip
+from sana_wm_core.training.samples import SampleWriter
 from sana_wm_core.training.stage_loop import RunStopped
 from sana_wm_core.training.stages import Start, load_stage
 from sana_wm_core.training.starting import begin
@@ -231,6 +232,23 @@ def test_old_checkpoints_go_and_half_written_ones_do_not_count(clips: Path, tmp_
     assert latest(run).name == "step-00000006"
     make_trainer(make_stage(), clips, run)
     assert not (run / ".step-00000007").exists()
+
+
+def test_samples_are_written_on_cadence_and_always_of_the_same_clip(clips: Path, tmp_path: Path) -> None:
+    class Codec:
+        def decode(self, latents: torch.Tensor) -> torch.Tensor:
+            shown.append(latents)
+            return latents.repeat_interleave(8, 3).repeat_interleave(8, 4).clamp(-1, 1)
+
+    shown: list[torch.Tensor] = []
+    stage = make_stage(train={"steps": 2, "sample_every": 1, "sample_steps": 2}, optim={"learning_rate": 1e-8})
+    trainer = make_trainer(stage, clips, tmp_path / "run")
+    trainer.write_sample = SampleWriter(Codec(), 2)  # type: ignore[arg-type]
+    trainer.run()
+    assert [p.name for p in sorted((tmp_path / "run/samples").iterdir())] == ["step-00000001.mp4", "step-00000002.mp4"]
+    given = trainer.batches([trainer.held_out[0]], 0).clean[:, :, 0]
+    assert all(torch.equal(latents[:, :, 0], given) for latents in shown)
+    torch.testing.assert_close(shown[0], shown[1], atol=1e-3, rtol=1e-3)
 
 
 def test_metrics_say_where_the_loss_lies(clips: Path, tmp_path: Path) -> None:

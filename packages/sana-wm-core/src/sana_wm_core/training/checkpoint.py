@@ -53,6 +53,8 @@ class Writer:
     def __init__(self, run: Path, keep: int, background: bool) -> None:
         self.run, self.keep, self.background = run, keep, background
         self._pending: tuple[Any, Path, Path] | None = None
+        # A thread of its own needs a group of its own, or its messages would meet those of the step.
+        self._group = dist.new_group(backend="gloo") if background and dist.is_initialized() else None
         if _rank() == 0:
             run.mkdir(parents=True, exist_ok=True)
             for rest in [*run.glob(".step-*"), *run.glob(".old-*")]:
@@ -74,7 +76,7 @@ class Writer:
         with _quiet():
             if self.background and not alone:
                 copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-                self._pending = (dcp.async_save(copies, checkpoint_id=part), part, final)
+                self._pending = (dcp.async_save(copies, checkpoint_id=part, process_group=self._group), part, final)
                 return
             dcp.save({k: v.detach() for k, v in tensors.items()}, checkpoint_id=part, no_dist=alone)
         self._place(part, final)

@@ -59,6 +59,8 @@ def drive(
     for line in planned.lines(job.stage):
         say(line)
     if plan:
+        if not world:
+            say("for more ranks: WORLD_SIZE=64 sana-wm train ... --plan, or --set mesh.dp_shard=32")
         return
     folder = resume or out
     if not folder:

@@ -18,6 +18,7 @@ from sana_wm_core.training.batches import Batches, TextSource
 from sana_wm_core.training.checkpoint import latest, read_meta, read_weights
 from sana_wm_core.training.clips import open_clips
 from sana_wm_core.training.parallel.mesh import Ranks, spread, start_ranks
+from sana_wm_core.training.samples import SampleWriter
 from sana_wm_core.training.stage_loop import StageTrainer
 from sana_wm_core.training.stages import Stage, load_stage
 from sana_wm_core.training.starting import begin
@@ -70,13 +71,15 @@ def start_job(job: Job, out: str | Path, resume: bool) -> tuple[StageTrainer, Ra
         raise ValueError(f"{out}: already holds a run of {read_job(out).stage.name}; --resume {out}, or another --out")
     clips = open_clips(job.data or stage.data.path)
     pocket = _pocket(stage)
-    # A resumed run gets everything from its checkpoint, except what adapters leave alone.
-    anew = resume and stage.lora is None
+    # A resumed run gets everything from its checkpoint, except what adapters leave alone and a score that never moves.
+    anew = resume and stage.lora is None and stage.distill is None
     start = stage.start.model_copy(update={"path": ""}) if anew else stage.start
     model, _ = begin(stage.model, start, stage.train.seed)
     if stage.lora is not None:
         from sana_wm_core.training.adapters import add_lora
 
+        if ranks.together:
+            raise ValueError("adapters train in one process; leave torchrun out, or remove the [lora] section")
         add_lora(model, stage.lora, torch.bfloat16 if stage.precision.compute == "bf16" else None)
         model.gradient_checkpointing = stage.precision.checkpoint_blocks
         model.to(job.device)
@@ -96,6 +99,8 @@ def start_job(job: Job, out: str | Path, resume: bool) -> tuple[StageTrainer, Ra
         from sana_wm_core.training.distill.self_forcing import SelfForcingTrainer
 
         trainer = SelfForcingTrainer(stage, model, text, clips, out, ranks, teacher=job.teacher, **more)
+    if pocket is not None and not ranks.together and stage.train.sample_every:
+        trainer.write_sample = SampleWriter(pocket.codec, stage.train.sample_steps)
     if resume:
         trainer.resume()
     elif ranks.rank == 0:

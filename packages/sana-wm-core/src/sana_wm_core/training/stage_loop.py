@@ -28,7 +28,7 @@ from sana_wm_core.training.checkpoint import Writer, latest, load_into, read_met
 from sana_wm_core.training.clips import ClipSet, passes
 from sana_wm_core.training.objective import FrameErrors, by_chunk, by_sigma, frame_errors
 from sana_wm_core.training.order import Order
-from sana_wm_core.training.parallel.mesh import Ranks, trained_parameters, whole
+from sana_wm_core.training.parallel.mesh import Ranks, release, trained_parameters, whole
 from sana_wm_core.training.plan import check_batch
 from sana_wm_core.training.stage_optim import make_optimizer, materialise, state_tensors
 from sana_wm_core.training.stages import Stage, changed_fields
@@ -85,6 +85,7 @@ class StageTrainer:
         log = self.out / "bad_clips.jsonl" if ranks.rank % ranks.layout.cp == 0 else None
         self.batches = Batches(stage, clips, text, ranks.cp, self.device, log)
         self.steps_done = 0
+        self.write_sample: Callable[[StageTrainer], Any] | None = None
         self.writer = Writer(self.out, stage.saving.keep, stage.saving.background)
 
     def run(self, report: Report | None = None, stop: Callable[[], bool] = lambda: False) -> None:
@@ -102,6 +103,8 @@ class StageTrainer:
                 self._log(metrics, report)
             if self.steps_done % self.stage.saving.every == 0:
                 self.save()
+            if self.write_sample is not None and t.sample_every and self.steps_done % t.sample_every == 0:
+                self.write_sample(self)
         self.save()
         self.writer.finish()
 
@@ -147,6 +150,7 @@ class StageTrainer:
             batch = self.batches([number], self.steps_done, draws=_VALIDATION)
             errors, counted = self.errors(batch)
             share += (errors.sums[0] / counted.clamp_min(1)).sum()
+        release(self.model)
         for key, value in live.items():
             self.trained[key].copy_(value)
         # Every data rank has seen the same clips.

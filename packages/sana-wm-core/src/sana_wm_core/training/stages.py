@@ -84,6 +84,8 @@ class Steps(_Part):
     log_every: int = Field(10, ge=1, description="Steps between metric lines.")
     validate_every: int = Field(0, ge=0, description="Steps between fixed-noise validation losses; 0 = never.")
     validate_clips: int = Field(8, ge=1, description="Held-out clips of a validation.")
+    sample_every: int = Field(0, ge=0, description="Steps between sampled videos, on one process; 0 = never.")
+    sample_steps: int = Field(8, ge=1, description="Sampler steps of such a video.")
 
 
 class Mesh(_Part):
@@ -180,7 +182,15 @@ class Stage(_Part):
         on them.
         """
         free = {"name", "purpose", "source", "mesh", "saving"}
-        free_train = {"steps", "log_every", "validate_every", "validate_clips", "micro_batch"}
+        free_train = {
+            "steps",
+            "log_every",
+            "validate_every",
+            "validate_clips",
+            "micro_batch",
+            "sample_every",
+            "sample_steps",
+        }
         out: dict[str, Any] = {}
         for section, value in self.model_dump(mode="json").items():
             if section in free:

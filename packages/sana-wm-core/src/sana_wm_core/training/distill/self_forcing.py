@@ -96,7 +96,9 @@ class SelfForcingTrainer(StageTrainer):
         frames = batch.clean.shape[2]
         starts = streaming_chunks(frames, self.stage.objective.chunk_frames)
         start, first = self._noise(batch, place, "rollout"), batch.clean[:, :, :1]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.stage.precision.compute == "bf16"):
+        half = self.stage.precision.compute == "bf16"
+        # Weights that autocast has cast and kept while no gradient was wanted would swallow the gradient later.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
             return roll_out(
                 self.velocity, start, first, batch.conditions, starts, self.levels, self.exit_step(place),
                 self.window, fresh,

@@ -105,6 +105,17 @@ def spread(model: SanaWMTransformer, precision: Precision, ranks: Ranks, trainab
     fully_shard(model, mesh=ranks.fsdp, mp_policy=policy)
 
 
+def release(model: nn.Module) -> None:
+    """Let go of gathered weights after a forward pass that no backward follows.
+
+    FSDP keeps the outermost weights gathered for the backward; whoever changes the shards in between would find the old
+    ones used again.
+    """
+    reshard = getattr(model, "reshard", None)
+    if reshard is not None:
+        reshard()
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A sharded tensor put together; every rank must call it. Plain tensors come back as they are."""
     full = getattr(tensor, "full_tensor", None)
