@@ -17,6 +17,9 @@ from sana_wm_core.codecs.ltx2_causal import decode_causal_chunk
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLLTX2Video
 
+# Latent frames decoded together when tiling, and how many of them the next stretch repeats: the released settings.
+TILE_FRAMES, OVERLAP_FRAMES = 13, 5
+
 
 class LTX2Codec(nn.Module):
     """LTX-2 video autoencoder, 8 frames x 32 x 32 pixels to a latent cell of 128 channels.
@@ -29,6 +32,7 @@ class LTX2Codec(nn.Module):
         self.vae = vae.eval().requires_grad_(False)
         self.temporal_stride = int(vae.temporal_compression_ratio)
         self.spatial_stride = int(vae.spatial_compression_ratio)
+        self.tile_frames: int | None = None
 
     @property
     def latent_channels(self) -> int:
@@ -41,8 +45,13 @@ class LTX2Codec(nn.Module):
         return self.vae.dtype
 
     def enable_tiling(self) -> None:
-        """Encode and decode in overlapping tiles; needed at 704x1280 on most GPUs, changes pixels near seams."""
+        """Encode and decode in overlapping tiles, and long clips in overlapping stretches.
+
+        Needed at 704x1280 on most GPUs; changes pixels near seams. The original script shows every stretch but the
+        first one frame late; this does not.
+        """
         self.vae.enable_tiling()
+        self.tile_frames = TILE_FRAMES
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
@@ -66,7 +75,32 @@ class LTX2Codec(nn.Module):
         """Expand normalised latents (b, c, 1 + k, y, x) to video (b, 3, 1 + 8k, 32 y, 32 x), about [-1, 1]."""
         latents = latents.to(self._device, self.dtype)
         mean, std = self._statistics(latents)
-        return self.vae.decode(latents / self._scale * std + mean, return_dict=False)[0]
+        raw = latents / self._scale * std + mean
+        if self.tile_frames is None or raw.shape[2] <= self.tile_frames:
+            return self.vae.decode(raw, return_dict=False)[0]
+        return self._decode_in_pieces(raw, self.tile_frames)
+
+    def _decode_in_pieces(self, raw: Tensor, size: int) -> Tensor:
+        """Decode overlapping stretches of `size` latent frames and fade from each to the next, on the CPU.
+
+        A stretch that begins at latent frame s shows raw frames from 8 s on. Where two overlap the later one fades in,
+        so that its first frames, which it decodes without their past, hardly count.
+        """
+        stride, step = self.temporal_stride, size - OVERLAP_FRAMES
+        whole: Tensor | None = None
+        for first in range(0, raw.shape[2] - OVERLAP_FRAMES, step):
+            piece = self.vae.decode(raw[:, :, first : first + size], return_dict=False)[0].cpu()
+            if whole is None:
+                shape = (*piece.shape[:2], stride * (raw.shape[2] - 1) + 1, *piece.shape[3:])
+                whole = piece.new_empty(shape)
+                whole[:, :, : piece.shape[2]] = piece
+                continue
+            at, shared = stride * first, stride * (OVERLAP_FRAMES - 1) + 1
+            weight = torch.linspace(0, 1, shared, dtype=piece.dtype).view(1, 1, -1, 1, 1)
+            whole[:, :, at : at + shared] = whole[:, :, at : at + shared].lerp(piece[:, :, :shared], weight)
+            whole[:, :, at + shared : at + piece.shape[2]] = piece[:, :, shared:]
+        assert whole is not None
+        return whole
 
     @property
     def is_causal(self) -> bool:
