@@ -19,7 +19,9 @@ from sana_wm_cli.annotate_options import (
     Level,
     Licence,
     Metres,
+    Model,
     Policy,
+    Pose,
     Size,
     SolveWidth,
     Source,
@@ -65,6 +67,8 @@ def clip(
     out: Out,
     intrinsics: Lens = None,
     depth: Depth = None,
+    depth_model: Model = None,
+    pose: Pose = "own",
     poses: Annotated[Path | None, typer.Option("--poses", help="Known camera path of the whole video; kept.")] = None,
     scale_factor: Annotated[float | None, typer.Option("--scale-factor", help="Metres per unit of the path.")] = None,
     known_distance: Known = None,
@@ -101,8 +105,9 @@ def clip(
     known = numbers(known_distance, 3, "--known-distance", "0,2.5,1.8")
     request = Request(video, source, split, licence, lens, depth, poses, scale_factor, known, camera_height)  # type: ignore[arg-type]
     row = annotate_video(
-        request, out, settings, make_tools(depth, captions), report=lambda line: None if as_json else typer.echo(line)
-    )
+        request, out, settings, make_tools(depth, captions, depth_model, pose),
+        report=lambda line: None if as_json else typer.echo(line),
+    )  # fmt: skip
     if not row["clips"] and not as_json:
         typer.echo(f"{video.name}: no scene of {settings.rule.least} frames or more; no clip written")
         return
@@ -127,6 +132,8 @@ def run(
     solve_width: SolveWidth = 448,
     window: WindowSize = None,
     level: Level = None,
+    depth_model: Model = None,
+    pose: Pose = "own",
     captions: Captions = None,
     policy: Policy = None,
     strict: Strict = False,
@@ -148,7 +155,7 @@ def run(
 
     summary = run_manifest(
         manifest, out, make_settings(fps, width, size, solve_width, window, level or "per_frame_f"),
-        partial(tools_for, captions), workers=workers, timeout_s=timeout_s, retry=retry,
+        partial(tools_for, captions, depth_model, pose), workers=workers, timeout_s=timeout_s, retry=retry,
         policy=load_policy(policy, "strict" if strict else "lenient"), executor=executor, report=show,
     )  # fmt: skip
     if as_json:

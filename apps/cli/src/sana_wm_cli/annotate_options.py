@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from pose_annotation.backends import DepthBackend, PoseBackend
     from pose_annotation.captions import Captioner
     from pose_annotation.pipeline import Tools
     from pose_annotation.settings import Request, Settings
@@ -16,6 +17,11 @@ Lens = Annotated[str | None, typer.Option("--intrinsics", help="fx,fy,cx,cy in p
 Depth = Annotated[
     Path | None, typer.Option("--depth", help="Metric depth of every frame: .npz with 'depth', or a folder of .npy.")
 ]
+Model = Annotated[
+    str | None,
+    typer.Option("--depth-model", help="NAME:PATH (pi3x, moge, transformers), or two with a plus: shape + metres."),
+]
+Pose = Annotated[str, typer.Option("--pose", help="Who finds the poses: own, pycolmap, vipe.")]
 Known = Annotated[
     str | None, typer.Option("--known-distance", help="second,second,metres: how far apart the camera was then.")
 ]
@@ -55,19 +61,69 @@ def make_settings(
     return Settings(fps, width, _size(size), solve_width, rule, level)
 
 
-def make_tools(depth: Path | None, captions: str | None) -> Tools:
-    """The backends that the options name."""
+def make_tools(depth: Path | None, captions: str | None, model: str | None = None, pose: str = "own") -> Tools:
+    """The backends that the options name. Raises ValueError, in one line, for unknown or missing ones."""
     from pose_annotation.backends.given import GivenDepth
     from pose_annotation.captions import NoCaptioner
     from pose_annotation.pipeline import Tools
 
+    if depth is not None and model is not None:
+        raise ValueError("--depth and --depth-model are both given; allowed: one; example: --depth z.npz")
     captioner = NoCaptioner() if captions is None else _server(captions)
-    return Tools(captioner=captioner, depth=None if depth is None else GivenDepth(depth))
+    found = _depth_model(model) if model is not None else None if depth is None else GivenDepth(depth)
+    return Tools(captioner=captioner, depth=found, pose=_pose(pose))
 
 
-def tools_for(captions: str | None, request: Request) -> Tools:
+def tools_for(captions: str | None, model: str | None, pose: str, request: Request) -> Tools:
     """The backends for one row of a manifest, made inside the worker."""
-    return make_tools(request.depth, captions)
+    return make_tools(request.depth, captions, None if request.depth else model, pose)
+
+
+def _depth_model(text: str) -> DepthBackend:
+    """NAME:PATH, or two with a plus between: a consistent depth and the metric one it is scaled to."""
+    parts = text.split("+")
+    if len(parts) > 2:
+        raise ValueError(f"--depth-model is {text!r}; allowed: one or two models; example: pi3x:p.pt+moge:m.pt")
+    models = [_one_model(part, text) for part in parts]
+    if len(models) == 1:
+        return models[0]
+    from pose_annotation.backends.fused import FusedDepth
+
+    return FusedDepth(models[0], models[1])
+
+
+def _one_model(part: str, text: str) -> DepthBackend:
+    name, _, path = part.partition(":")
+    if name not in ("pi3x", "moge", "transformers") or not path:
+        raise ValueError(
+            f"--depth-model is {text!r}; allowed: pi3x:PATH, moge:PATH, transformers:FOLDER, or two with a plus; "
+            "example: pi3x:p.pt+moge:m.pt"
+        )
+    if name == "pi3x":
+        from pose_annotation.backends.pi3x import Pi3X
+
+        return Pi3X(path)
+    if name == "moge":
+        from pose_annotation.backends.moge import MoGe2
+
+        return MoGe2(path)
+    from pose_annotation.backends.transformers_depth import TransformersDepth
+
+    return TransformersDepth(path)
+
+
+def _pose(name: str) -> PoseBackend | None:
+    if name == "own":
+        return None
+    if name == "pycolmap":
+        from pose_annotation.backends.colmap import Colmap
+
+        return Colmap()
+    if name == "vipe":
+        from pose_annotation.backends.vipe import Vipe
+
+        return Vipe()
+    raise ValueError(f"--pose is {name!r}; allowed: own, pycolmap, vipe; example: --pose own")
 
 
 def _server(text: str) -> Captioner:

@@ -11,7 +11,7 @@ from camera_control.geometry import relative_to_first
 from camera_control.trajectory import Trajectory
 from numpy.typing import NDArray
 
-from pose_annotation.backends import Depth, identity
+from pose_annotation.backends import Depth, PoseBackend, identity
 from pose_annotation.scale import sample_depth, scale_by_distance, scale_by_height, scale_of_given_path
 from pose_annotation.settings import Request, Settings
 from pose_annotation.solve import SolveConfig, solve_camera
@@ -79,6 +79,9 @@ def find_camera(
         if tools.depth is None:
             return _hinted(given, scale, request, window)
     here = [*inputs, list(size)]
+    if tools.pose is not None and tools.depth is None and path is None:
+        camera = _elsewhere(frames, video.fps, start, here, tools.pose, store)
+        return (camera, {"method": tools.pose.name}) if camera.metric else _hinted(camera, scale, request, window)
     arrays = store.arrays(
         "tracks", [*here, identity(tools.tracker)], lambda: tracks_to_arrays(tools.tracker.track(frames))
     )
@@ -93,15 +96,16 @@ def find_camera(
             scale |= {"raw": depth.scale_raw, "used": depth.scale}
     config = SolveConfig(level="fixed" if path is not None else settings.level)
 
-    def solve() -> dict[str, NDArray[Any]]:
-        if tools.pose is not None:
-            return camera_to_arrays(tools.pose.solve(frames, video.fps, start))
-        return camera_to_arrays(solve_camera(tracks, video.fps, start, z, config))
-
-    parts = [config.level, start, request.depth, identity(tools.tracker), identity(tools.depth), identity(tools.pose)]
-    camera = camera_from_arrays(store.arrays("camera", [*here, *[_named(part) for part in parts]], solve))
+    parts = [config.level, start, request.depth, identity(tools.tracker), identity(tools.depth)]
+    camera = camera_from_arrays(
+        store.arrays(
+            "camera",
+            [*here, *[_named(part) for part in parts]],
+            lambda: camera_to_arrays(solve_camera(tracks, video.fps, start, z, config)),
+        )
+    )
     if depth is not None:
-        camera = replace(camera, metric=depth.metric and tools.pose is None)
+        camera = replace(camera, metric=depth.metric)
     if path is not None:
         ratio_z = None if z is None else float(np.nanmedian(z))
         factor = scale_of_given_path(given.c2w, camera.c2w, ratio_z)
@@ -109,6 +113,14 @@ def find_camera(
     if camera.metric:
         return camera, scale
     return _hinted(camera, scale, request, window)
+
+
+def _elsewhere(
+    frames: NDArray[np.uint8], fps: float, start: Array | None, here: list[Any], pose: PoseBackend, store: StageStore
+) -> CameraTrack:
+    """The camera that another program finds."""
+    inputs = [*here, _named(start), identity(pose)]
+    return camera_from_arrays(store.arrays("camera", inputs, lambda: camera_to_arrays(pose.solve(frames, fps, start))))
 
 
 def _named(part: object) -> object:

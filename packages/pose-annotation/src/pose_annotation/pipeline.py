@@ -33,12 +33,21 @@ SCHEMA = 2
 
 @dataclass(frozen=True)
 class Tools:
-    """What does the work; the defaults need no weights. Without `pose`, tracks are adjusted by our own solver."""
+    """What does the work; the defaults need no weights. Without `pose`, tracks are adjusted by our own solver.
+
+    A `pose` backend works from pictures alone and cannot be joined with `depth`.
+    """
 
     tracker: TrackBackend = field(default_factory=KltTracker)
     captioner: Captioner = field(default_factory=NoCaptioner)
     depth: DepthBackend | None = None
     pose: PoseBackend | None = None
+
+    def __post_init__(self) -> None:
+        if self.pose is not None and self.depth is not None:
+            raise ValueError(
+                f"depth {self.depth.name} with poses by {self.pose.name}; allowed: depth with our own poses, or neither"
+            )
 
     def as_json(self) -> dict[str, Any]:
         """Names, versions, weights and licences, for records and keys."""
