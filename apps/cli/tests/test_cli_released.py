@@ -77,6 +77,34 @@ def test_whole_clips_with_and_without_refiner(tiny, here, model):
     assert len(read_video("b/output_generated.mp4")) == 17
 
 
+def test_flags_of_samplers_and_refiner_reach_them(tiny, here):
+    videos = []
+    for number, more in enumerate(
+        (
+            ("--no_refiner",),
+            ("--no_refiner", "--sampling_algo", "flow_dpm-solver"),
+            ("--no_refiner", "--sampling_algo", "chunk_flow_euler", "--num_frame_per_block", 1),
+            (
+                "--no_refiner",
+                "--sampling_algo",
+                "chunk_flow_euler",
+                "--num_frame_per_block",
+                1,
+                "--chunk_interval_k",
+                1,
+            ),
+            ("--no_refiner", "--sampling_algo", "self_forcing", "--num_frame_per_block", 1),
+            (),
+            ("--refiner_block_size", 1, "--refiner_kv_max_frames", 2),
+            ("--refiner_seed", 7),
+        )
+    ):
+        fine(make(tiny, "SANA-WM_bidirectional", *QUICK, "--no_action_overlay", "--output_dir", number, *more))
+        videos.append(read_video(f"{number}/output_generated.mp4")[-16:])
+    for i, one in enumerate(videos):
+        assert not any(np.array_equal(one, other) for other in videos[:i]), i
+
+
 def test_a_refined_clip_equals_diffusers(tiny):
     """First and second stage, from the published folder, against diffusers' two pipelines in a row."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SanaWMPipeline
@@ -201,6 +229,10 @@ def test_a_saved_world_goes_on_as_if_it_had_never_stopped(tiny, here, refiner):
     first, second = load_file("one.safetensors"), load_file("two.safetensors")
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
     refused(run("extend", "world.safetensors", "--action", "w-24"), "another model")
+    np.save("path.npy", np.tile(np.eye(4, dtype=np.float32), (25, 1, 1)))
+    base = ("world.safetensors", "--model", model, "--device", "cpu", "--name", "path")
+    fine(run("extend", *base, "--camera", "path.npy", "--prompt", "the sea"))
+    assert read_video("out/path_streaming.mp4").shape == (24, 64, 96, 3)
 
 
 def test_states_that_cannot_be_used(tiny, here):
@@ -250,6 +282,27 @@ def test_a_disk_that_fills_up_keeps_what_was_written(tiny, here):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     refused(result, "disk is full", "plays")
     assert len(read_video("out/output_streaming.mp4")) >= 8
+
+
+def test_what_is_asked_and_what_is_made(tiny, here, monkeypatch):
+    from sana_wm_core.pipeline import WorldPipeline
+
+    result = fine(make(tiny, "SANA-WM_bidirectional", *QUICK, "--no_refiner", "--num_frames", 12))
+    assert "--num_frames 12 became 9" in result.stderr and len(read_video("out/output_generated.mp4")) == 9
+    without = [flag for flag in QUICK if flag not in ("--fov", 70)]
+    refused(make(tiny, "SANA-WM_bidirectional", *without), "--fov", "--intrinsics", "Pi3X")
+    lens = np.tile([150.0, 150.0, 100.0, 60.0], (30, 1))
+    np.save("lens.npy", lens * np.linspace(1, 1.2, 30)[:, None])
+    zoom = [flag for flag in SHORT if flag not in ("--fov", 70)] + ["--no_refiner", "--intrinsics", "lens.npy"]
+    refused(make(tiny, "SANA-WM_streaming", *zoom), "one lens")
+    refused(make(tiny, "SANA-WM_streaming", *SHORT, "--sink_size", 2), "--sink_size")
+    refused(make(tiny, "SANA-WM_bidirectional", *QUICK, "--save_state", "w.safetensors"), "looks ahead")
+
+    def full(*arguments, **more):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(WorldPipeline, "__call__", full)
+    refused(make(tiny, "SANA-WM_bidirectional", *QUICK, "--no_refiner"), "--offload_vae", "fp8", "--num_frames")
 
 
 @pytest.mark.parametrize(

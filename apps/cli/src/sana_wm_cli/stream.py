@@ -66,6 +66,11 @@ def begin_stream(
 
     assert inputs.image is not None
     pipeline, own = world.pipeline, world.pipeline.defaults
+    if not getattr(pipeline.codec, "is_causal", True):
+        raise ValueError(
+            "--save_state: this model's VAE looks ahead, so frames cannot be decoded as they are made; use "
+            "SANA-WM_streaming, or its ltx2_causal_vae"
+        )
     if request.sampling_algo not in ("auto", "self_forcing"):
         raise ValueError(f"--save_state needs chunks, which {request.sampling_algo} has not; use self_forcing or auto")
     steps = step_list(request, own) or grid(request, own)
