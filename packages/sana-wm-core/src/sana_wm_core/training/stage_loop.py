@@ -30,7 +30,7 @@ from sana_wm_core.training.objective import FrameErrors, by_chunk, by_sigma, fra
 from sana_wm_core.training.order import Order
 from sana_wm_core.training.parallel.mesh import Ranks, release, trained_parameters, whole
 from sana_wm_core.training.plan import check_batch
-from sana_wm_core.training.stage_optim import make_optimizer, materialise, state_tensors
+from sana_wm_core.training.stage_optim import make_optimizer, materialise, set_rate, state_tensors
 from sana_wm_core.training.stages import Stage, changed_fields
 from sana_wm_core.training.watch import watching
 
@@ -207,8 +207,7 @@ class StageTrainer:
             bad = [k for k, p in self.trained.items() if p.grad is not None and not torch.isfinite(whole(p.grad)).all()]
             self.optimizer.zero_grad(set_to_none=True)
             raise RunStopped(f"step {t}: the gradient of {bad[0] if bad else 'some tensor'} is not finite")
-        for group in self.optimizer.param_groups:
-            group["lr"] = optim.learning_rate * min(1.0, (t + 1) / max(optim.warmup, 1))
+        set_rate(self.optimizer, optim.learning_rate * min(1.0, (t + 1) / max(optim.warmup, 1)))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps_done += 1

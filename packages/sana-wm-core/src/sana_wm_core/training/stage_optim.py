@@ -48,19 +48,26 @@ def materialise(optimizer: torch.optim.Optimizer) -> None:
             optimizer.state[p] = {"step": torch.zeros((), dtype=torch.float32), **moments}
     elif new:
         # Others make their own state: a step of length zero on zero gradients.
-        rates = [group["lr"] for group in optimizer.param_groups]
+        rate = float(optimizer.param_groups[0]["lr"])
         held = {p: p.grad for group in optimizer.param_groups for p in group["params"]}
         for p in held:
             p.grad = None
         for p in new:
             p.grad = torch.zeros_like(p)
-        for group in optimizer.param_groups:
-            group["lr"] = 0.0
+        set_rate(optimizer, 0.0)
         optimizer.step()
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        set_rate(optimizer, rate)
         for p, grad in held.items():
             p.grad = grad
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group; some optimisers keep it in a tensor that must stay the same object."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:

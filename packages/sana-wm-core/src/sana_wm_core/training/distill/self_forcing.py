@@ -32,7 +32,7 @@ from sana_wm_core.training.distill.rollout import roll_out, step_levels
 from sana_wm_core.training.draws import stream
 from sana_wm_core.training.parallel.mesh import trained_parameters, whole
 from sana_wm_core.training.stage_loop import RunStopped, StageTrainer
-from sana_wm_core.training.stage_optim import make_optimizer, materialise, state_tensors
+from sana_wm_core.training.stage_optim import make_optimizer, materialise, set_rate, state_tensors
 from sana_wm_core.training.stages import Start
 from sana_wm_core.training.starting import begin
 
@@ -97,8 +97,7 @@ class SelfForcingTrainer(StageTrainer):
         starts = streaming_chunks(frames, self.stage.objective.chunk_frames)
         start, first = self._noise(batch, place, "rollout"), batch.clean[:, :, :1]
         half = self.stage.precision.compute == "bf16"
-        # Weights that autocast has cast and kept while no gradient was wanted would swallow the gradient later.
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             return roll_out(
                 self.velocity, start, first, batch.conditions, starts, self.levels, self.exit_step(place),
                 self.window, fresh,
@@ -162,8 +161,7 @@ class SelfForcingTrainer(StageTrainer):
             bad = [k for k, p in parameters.items() if p.grad is not None and not torch.isfinite(p.grad).all()]
             optimizer.zero_grad(set_to_none=True)
             raise RunStopped(f"step {self.steps_done}: the {who}'s gradient of {bad[0]} is not finite")
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (self.steps_done + 1) / max(self.stage.optim.warmup, 1))
+        set_rate(optimizer, rate * min(1.0, (self.steps_done + 1) / max(self.stage.optim.warmup, 1)))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return norm
