@@ -114,14 +114,12 @@ class ClipRefiner:
         """Refined latents."""
         device = self.pipeline.device
         if self.plan.offload:
+            # The first stage is done with this clip; it stays in main memory while the codec decodes, too.
             self.pipeline.transformer.to("cpu")
             _free()
-        try:
-            refined = self.plan.load(prompt, device)(latents, self.display.step)
-        finally:
-            if self.plan.offload:
-                self.plan.release()
-                self.pipeline.transformer.to(device)
+        refined = self.plan.load(prompt, device)(latents, self.display.step)
+        if self.plan.offload:
+            self.plan.release()
         return refined
 
 

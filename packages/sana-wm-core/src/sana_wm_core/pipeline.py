@@ -142,11 +142,12 @@ class WorldPipeline:
         self.offload_codec = offload_codec
         self.offload_text_encoder = offload_text_encoder
         self.sources = sources or {}
+        self._device: torch.device | None = None
 
     @property
     def device(self) -> torch.device:
-        """Device of the transformer."""
-        return next(self.transformer.parameters()).device
+        """Where the parts work; offloaded ones wait elsewhere."""
+        return self._device or next(self.transformer.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -155,6 +156,7 @@ class WorldPipeline:
 
     def to(self, device: torch.device | str) -> WorldPipeline:
         """Move the parts to a device, the codec only if it is not offloaded."""
+        self._device = torch.device(device)
         parts = (self.transformer, self.text_encoder, *(() if self.offload_codec else (self.codec,)))
         for part in parts:
             if isinstance(part, nn.Module):
