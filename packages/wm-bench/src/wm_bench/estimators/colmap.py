@@ -31,6 +31,8 @@ class Pycolmap:
             import pycolmap
         except ImportError:
             raise Unavailable("pycolmap is not installed; pip install 'wm-bench[poses]'") from None
+        if not hasattr(pycolmap, "GlobalPipelineOptions"):
+            raise Unavailable(f"pycolmap {pycolmap.__version__} has no global mapping; pip install 'wm-bench[poses]'")
         self._colmap: Any = pycolmap
         self._options = dict(_OPTIONS)
         for part in filter(None, options.split(",")):
@@ -45,7 +47,7 @@ class Pycolmap:
         self.version = f"{pycolmap.__version__};{settings}"
 
     def estimate(self, request: PoseRequest) -> PoseEstimate:
-        """Incremental mapping on one thread with a fixed seed; the largest model counts."""
+        """Global mapping on one thread with fixed seeds; the largest model counts."""
         colmap = self._colmap
         colmap.logging.minloglevel = 3
         colmap.set_random_seed(0)
@@ -63,7 +65,7 @@ class Pycolmap:
             else:
                 tracked = follow_points(request.frames, self._options["features"])
                 self._tracks(database, images, names, tracked, request.intrinsics[0], tolerance_px)
-            models = self._map(database, images, root, tolerance_px)
+            models = self._map(database, images, root)
         if not models:
             raise ValueError("pycolmap found no camera path")
         best = max(models.values(), key=lambda model: model.num_reg_images())
@@ -129,28 +131,24 @@ class Pycolmap:
         pairing.quadratic_overlap = True
         colmap.match_sequential(database, matching_options=matching, pairing_options=pairing, device=colmap.Device.cpu)
 
-    def _map(self, database: Path, images: Path, root: Path, tolerance_px: float) -> dict[int, Any]:
+    def _map(self, database: Path, images: Path, root: Path) -> dict[int, Any]:
+        """Global mapping: all frames at once, which forward motion upsets less than adding frame after frame."""
         colmap = self._colmap
-        options = colmap.IncrementalPipelineOptions()
-        options.num_threads = 1
-        options.random_seed = 0
-        # The lens is known exactly; a world model is asked for it.
-        options.ba_refine_focal_length = False
-        options.ba_refine_principal_point = False
-        options.ba_refine_extra_params = False
+        options = colmap.GlobalPipelineOptions()
         options.min_num_matches = _LEAST
         options.multiple_models = False
-        options.mapper.init_min_num_inliers = 40
-        options.mapper.init_min_tri_angle = 2.0
-        options.mapper.abs_pose_min_num_inliers = 15
-        options.mapper.init_max_error = tolerance_px
-        options.mapper.abs_pose_max_error = 2.0 * tolerance_px
-        options.mapper.filter_max_reproj_error = tolerance_px
-        options.triangulation.complete_max_reproj_error = tolerance_px
-        options.triangulation.merge_max_reproj_error = tolerance_px
+        mapper = options.mapper
+        for part in (options, mapper, mapper.rotation_averaging, mapper.global_positioning, mapper.retriangulation):
+            part.random_seed = 0
+        options.num_threads = mapper.num_threads = mapper.bundle_adjustment.ceres.solver_options.num_threads = 1
+        mapper.global_positioning.use_gpu = mapper.bundle_adjustment.ceres.use_gpu = False
+        # The lens is known exactly; a world model is asked for it.
+        mapper.bundle_adjustment.refine_focal_length = False
+        mapper.bundle_adjustment.refine_principal_point = False
+        mapper.bundle_adjustment.refine_extra_params = False
         out = root / "sparse"
         out.mkdir()
-        models: dict[int, Any] = colmap.incremental_mapping(database, images, out, options)
+        models: dict[int, Any] = colmap.global_mapping(database, images, out, options)
         return models
 
 
