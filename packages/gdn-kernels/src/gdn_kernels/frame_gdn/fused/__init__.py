@@ -1,1 +1,1 @@
-"""The phases as Triton kernels: tokens.py (parallel over frames), scans.py (sequential), launch.py (host side)."""
+"""The phases in Triton: tokens.py and tokens_backward.py over tokens, scans.py over frames, launch.py to call them."""

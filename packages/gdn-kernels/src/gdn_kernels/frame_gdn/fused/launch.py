@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gdn_kernels.frame_gdn.fused import scans, tokens
-from gdn_kernels.frame_gdn.fused.table import Launch, launch
+from gdn_kernels.frame_gdn.fused import scans, tokens, tokens_backward
+from gdn_kernels.frame_gdn.fused.table import Launch, launch, split_sums
 from gdn_kernels.frame_gdn.parts import Adjoint, Composite, Memories, Rope, Summary
 from gdn_kernels.frame_gdn.state import FrameState, kv_of, z_of
 
@@ -41,13 +41,13 @@ class Phases:
         two = divide and rope is not None
         p_z = torch.empty_like(p) if two else None
         a_z = k.new_empty(b, h, t, d, dtype=torch.float32) if divide else None
-        roles, how = 2 if two else 1, self._how("summary", k)
+        split, how = split_sums(self.precision), self._how("summary", k)
         with _on(k):
-            tokens.summary_kernel[(b * h * t * roles,)](
+            tokens.summary_kernel[(b * h * t * (1 + split + two),)](
                 k, v, beta.contiguous(), *_angles(rope, k), p, a, _or(p_z, p), _or(a_z, p),
                 t, h, n // t, *k.stride()[:3], *v.stride()[:3],
                 D=d, E=e, BD=padded(d), BE=padded(e), BS=how.tile, ROPE=rope is not None, DIVIDE=divide,
-                ROLES=roles, **self._options(how),
+                SPLIT=split, **self._options(how),
             )  # fmt: skip
         return Summary(p, a, p_z, a_z)
 
@@ -112,7 +112,7 @@ class Phases:
         d_q, d_kv = q.new_empty(b, n, h, d), torch.empty_like(f)
         d_z = None if den is None else q.new_empty(b, h, t, d, dtype=torch.float32)
         with _on(q):
-            tokens.readout_backward_kernel[(b * h * t * 2,)](
+            tokens_backward.readout_backward_kernel[(b * h * t * 2,)](
                 grad.contiguous(), out, _or(den, f), q, *_angles(rope, q), f, _or(memories.r, f),
                 _or(memories.zf, f), _or(memories.zr, f), d_q, d_kv, _or(d_z, f), t, h, n // t, *q.stride()[:3],
                 D=d, E=e, BD=padded(d), BE=padded(e), BS=how.tile, ROPE=rope is not None, DIVIDE=den is not None,
@@ -180,11 +180,11 @@ class Phases:
         d_k, d_v = k.new_empty(b, n, h, d), v.new_empty(b, n, h, e)
         d_beta = k.new_empty(2, b, h, t, n // t, dtype=torch.float32)
         with _on(k):
-            tokens.summary_backward_kernel[(b * h * t * 2,)](
+            tokens_backward.summary_backward_kernel[(b * h * t * 2,)](
                 k, v, beta.contiguous(), *_angles(rope, k), d_p, d_a, _or(g_z, d_a), _or(z, d_a), _or(h_z, d_a),
                 _or(r_z, d_a), d_k, d_v, d_beta, t, h, n // t, *k.stride()[:3], *v.stride()[:3], b * h * t,
                 D=d, E=e, BD=padded(d), BE=padded(e), BS=how.tile, ROPE=rope is not None, DIVIDE=z is not None,
-                **self._options(how),
+                SPLIT=split_sums(self.precision), **self._options(how),
             )  # fmt: skip
         return d_k, d_v, d_beta.sum(0).to(beta.dtype)
 

@@ -20,9 +20,9 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gdn_kernels.frame_gdn.fused import scans, tokens
+from gdn_kernels.frame_gdn.fused import scans, tokens, tokens_backward
 from gdn_kernels.frame_gdn.fused.launch import PRODUCTS, padded
-from gdn_kernels.frame_gdn.fused.table import KERNELS, launch
+from gdn_kernels.frame_gdn.fused.table import KERNELS, launch, split_sums
 
 ARCHITECTURES = (80, 90, 100)
 _TOKENS = {"q_ptr", "k_ptr", "v_ptr", "out_ptr", "grad_ptr", "d_q_ptr", "d_k_ptr", "d_v_ptr"}
@@ -71,12 +71,13 @@ def measure(kernel: str, arch: int, precision: str, width: int = 112, camera: bo
     """
     if kernel not in KERNELS:
         raise ValueError(f"kernel {kernel!r} is not one of {KERNELS}")
-    function = getattr(scans if kernel.startswith("scan") else tokens, f"{kernel}_kernel")
+    module = scans if kernel.startswith("scan") else tokens_backward if kernel.endswith("backward") else tokens
+    function = getattr(module, f"{kernel}_kernel")
     how = launch(kernel, arch, precision)
     half = precision == "bf16"
     constants: dict[str, Any] = {
         "D": width, "E": width, "BD": padded(width), "BE": padded(width), "BS": how.tile, "BJ": how.tile,
-        "ROPE": not camera, "DIVIDE": not camera, "ROLES": 1 if camera else 2, "STOPS": True, "FIRST": True,
+        "ROPE": not camera, "DIVIDE": not camera, "SPLIT": split_sums(precision), "STOPS": True, "FIRST": True,
         "LAST": True, "STORE": True, "FINAL": True, "BACK": True,
         "DOT": tl.bfloat16 if half else tl.float32, "PRECISION": PRODUCTS[precision],
     }  # fmt: skip

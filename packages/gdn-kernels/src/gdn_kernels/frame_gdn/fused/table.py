@@ -29,9 +29,9 @@ _SM80 = {
         "summary_backward": Launch(32, 8, 2),
     },
     "fp32": {
-        "summary": Launch(16, 8, 2),
+        "summary": Launch(16, 8, 1),
         "scan": Launch(16, 8, 1),
-        "readout": Launch(32, 8, 1),
+        "readout": Launch(16, 8, 1),
         "readout_backward": Launch(16, 8, 1),
         "scan_backward": Launch(16, 8, 1),
         "summary_backward": Launch(16, 8, 1),
@@ -51,3 +51,8 @@ def launch(kernel: str, capability: int, precision: str) -> Launch:
     """The entry for the newest architecture at or below the device's."""
     known = max((c for c in TABLE if c <= capability), default=min(TABLE))
     return TABLE[known][precision][kernel]
+
+
+def split_sums(precision: str) -> bool:
+    """Whether operands are too wide for two d x d matrices at once: P and A apart, gradients block by block."""
+    return precision != "bf16"
