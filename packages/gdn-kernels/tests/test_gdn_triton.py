@@ -15,7 +15,7 @@ KERNEL_TESTS = Path(__file__).with_name("interpreted_kernels.py")
 
 def test_kernels_equal_the_definition_in_the_interpreter() -> None:
     # Triton reads the variable when it is imported, so a process of their own.
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--show-capture=no", KERNEL_TESTS]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--show-capture=no", KERNEL_TESTS]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     ended = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=environment)
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]
