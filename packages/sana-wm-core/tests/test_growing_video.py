@@ -1,7 +1,11 @@
 """The MP4 that plays while it grows: readable at any moment, and after whatever stopped its writing."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
+from sana_wm_core.background import BackgroundVideo
 from sana_wm_core.video import GrowingVideo, keep_whole_fragments, read_video
 
 
@@ -52,6 +56,54 @@ def test_a_cut_file_keeps_its_whole_fragments(tmp_path):
     assert counts == sorted(counts) and counts[0] == 0
     path.write_bytes(whole)
     assert keep_whole_fragments(path) == 64
+
+
+def test_a_background_writer_writes_the_same(tmp_path):
+    with GrowingVideo(tmp_path / "a.mp4") as video:
+        video.append(frames(64))
+    with BackgroundVideo(GrowingVideo(tmp_path / "b.mp4")) as video:
+        for part in np.split(frames(64), 8):
+            video.append(part)
+    video.close()
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_a_background_writer_does_not_hold_up_its_owner(tmp_path, monkeypatch):
+    gate, seen = threading.Event(), []
+    monkeypatch.setattr(GrowingVideo, "append", lambda self, piece: (gate.wait(20), seen.append(len(piece))))
+    with BackgroundVideo(GrowingVideo(tmp_path / "a.mp4"), waiting=2) as video:
+        video.append(frames(1))
+        video.append(frames(2))
+        assert not seen
+        gate.set()
+    assert seen == [1, 2]
+
+
+@pytest.mark.parametrize("when", ["next", "close"])
+def test_a_background_error_reaches_its_owner_once(tmp_path, monkeypatch, when):
+    def fail(self, piece):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(GrowingVideo, "append", fail)
+    video = BackgroundVideo(GrowingVideo(tmp_path / "a.mp4"))
+    video.append(frames(1))
+    with pytest.raises(OSError, match="No space"):
+        if when == "next":
+            for _ in range(1000):
+                video.append(frames(1))
+                time.sleep(0.01)
+        video.close()
+    video.close()
+
+
+def test_an_error_of_the_owner_is_the_one_that_is_seen(tmp_path, monkeypatch):
+    def fail(self, piece):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(GrowingVideo, "append", fail)
+    with pytest.raises(KeyboardInterrupt), BackgroundVideo(GrowingVideo(tmp_path / "a.mp4")) as video:
+        video.append(frames(1))
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def begin_stream(
     Raises:
         ValueError: Input that cannot be streamed.
     """
+    import typer
     from sana_wm_core.model.memory import Window
     from sana_wm_core.sampling.student import STUDENT_STEPS, ChunkSampler
     from sana_wm_core.streaming import Session
@@ -84,6 +85,10 @@ def begin_stream(
         if refiner.sink != 1:
             raise ValueError(
                 f"--sink_size {refiner.sink}: a stream's refiner keeps exactly 1 latent frame; leave it out"
+            )
+        if refiner.offload:
+            typer.echo(
+                "note: --offload_refiner has no effect on a stream, whose chunks are refined as they come", err=True
             )
         refiner.block = refiner.block or size
         refine = StreamRefiner(refiner, inputs.prompt, pipeline.device)
@@ -163,6 +168,7 @@ def run(session: Session, pieces: Iterator[Piece], total: int, film: Film, clock
     Whatever stops it, the file keeps what was written and plays, and the world is kept at its last whole chunk.
     """
     import typer
+    from sana_wm_core.background import BackgroundVideo
     from sana_wm_core.video import GrowingVideo, keep_whole_fragments
 
     clock.enter("streaming")
@@ -170,7 +176,7 @@ def run(session: Session, pieces: Iterator[Piece], total: int, film: Film, clock
     before = session.state
     done = 0
     try:
-        with GrowingVideo(film.path, film.fps, film.crf, film.preset) as video:
+        with BackgroundVideo(GrowingVideo(film.path, film.fps, film.crf, film.preset)) as video:
             for piece in pieces:
                 video.append(piece.video)
                 if not done:
