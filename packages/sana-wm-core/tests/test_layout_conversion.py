@@ -80,6 +80,35 @@ def test_from_diffusers_and_back(tiny, tmp_path):
     assert open_world(tmp_path / "nv").pipeline.defaults.shift == 9.8
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("", ("flow_euler_ltx", 9.8, 3, ())),
+        ("model: SanaMSVideoCamCtrl_1600M_P1_D20\n", ("flow_euler_ltx", 9.8, 3, ())),
+        ("scheduler: {flow_shift: 9.95, vis_sampler: flow_dpm-solver}\n", ("flow_euler_ltx", 9.95, 3, ())),
+        (
+            "scheduler: {inference_flow_shift: 8.0, vis_sampler: chunk_flow_euler}\nmodel: {chunk_size: 5}\n",
+            ("chunk_flow_euler", 8.0, 5, ()),
+        ),
+        (
+            "scheduler: {vis_sampler: self_forcing, denoising_step_list: [1000, 500, 0]}\n",
+            ("self_forcing", 9.8, 3, (1000.0, 500.0, 0.0)),
+        ),
+    ],
+)
+def test_what_a_config_decides(tiny, tmp_path, text, expected):
+    (tmp_path / "config.yaml").write_text(text)
+    own = open_world(tiny / "SANA-WM_bidirectional", config=tmp_path / "config.yaml").pipeline.defaults
+    assert (own.sampler, own.shift, own.chunk, own.step_list) == expected
+    assert own.fixed_steps == bool(own.step_list)
+
+
+def test_a_step_list_that_does_not_end_is_refused(tiny, tmp_path):
+    (tmp_path / "config.yaml").write_text("scheduler: {denoising_step_list: [1000, 500]}\n")
+    with pytest.raises(ValueError, match="end with 0"):
+        open_world(tiny / "SANA-WM_streaming", config=tmp_path / "config.yaml")
+
+
 def test_what_cannot_be_converted(tiny, tmp_path):
     source = tiny / "SANA-WM_chunk_causal"
     full = tmp_path / "full"

@@ -193,7 +193,7 @@ def _only(folder: Path, pattern: str, wanted: str) -> Path:
 
 
 def _text_encoder(folders: tuple[Path, ...], settings: dict[str, Any], dtype: torch.dtype) -> Any:
-    text = settings.get("text_encoder") or {}
+    text = _section(settings, "text_encoder")
     prefix = "\n".join(text["chi_prompt"] or []) if "chi_prompt" in text else RELEASED_PREFIX
     places = [*folders, *(folder.parent for folder in folders)]
     names = ("text_encoder", "gemma-2-2b-it")
@@ -203,7 +203,7 @@ def _text_encoder(folders: tuple[Path, ...], settings: dict[str, Any], dtype: to
 
 
 def _defaults(settings: dict[str, Any], own: Defaults) -> Defaults:
-    scheduler, model = settings.get("scheduler") or {}, settings.get("model") or {}
+    scheduler, model = _section(settings, "scheduler"), _section(settings, "model")
     shift = scheduler.get("inference_flow_shift") or scheduler.get("flow_shift") or own.shift
     # Only these two are taken from the file: the released one names a solver that the released script does not use.
     named = scheduler.get("vis_sampler")
@@ -231,6 +231,12 @@ def _check_parts(pipeline: WorldPipeline, source: Path) -> None:
             f"{source}: the text encoder is {width} wide, the transformer wants {config.caption_channels}; the "
             "released models use gemma-2-2b-it"
         )
+
+
+def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """A named section of a config.yaml; empty where there is none, or where the name holds a single value."""
+    section = settings.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def _sources(**paths: Path) -> dict[str, Path]:
