@@ -1,6 +1,7 @@
 """Adapters: nothing at first, only they train, merged they are the same function, on disk they come back."""
 
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,31 @@ def test_wrong_adapters_are_named(tmp_path: Path) -> None:
     other = SanaWMTransformer(SMALL.model_copy(update={"num_layers": 4}))
     with pytest.raises(ValueError, match="adapters are of another model"):
         load_lora(other, tmp_path)
+
+
+def test_one_byte_optimiser_state_moves_adapters_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("torchao.optim")
+    # The library compiles its step; a test need not wait for that.
+    monkeypatch.setattr(torch, "compile", lambda step, **options: step)
+    large = Lora(rank=64, alpha=64.0)  # the library leaves small tensors alone
+    stage = make_stage(
+        lora=large.model_dump(),
+        optim={"kind": "adamw8bit"},
+        precision={"compute": "bf16", "checkpoint_blocks": True},
+    )
+    clips = open_clips(write_clips(tmp_path / "clips"))
+
+    def new() -> StageTrainer:
+        model = make_model(stage)
+        add_lora(model, large, torch.bfloat16)
+        return StageTrainer(stage, model, make_text(), clips, tmp_path / "run", ALONE)
+
+    trainer = new()
+    trainer.step()
+    assert any(type(value).__name__ == "OptimState8bit" for value in trainer.tensors().values())
+    trainer.save()
+    again = new()
+    again.resume()
+    assert again.step() == trainer.step()
