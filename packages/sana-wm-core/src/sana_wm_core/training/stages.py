@@ -178,8 +178,8 @@ class Stage(_Part):
     def fingerprint(self) -> dict[str, Any]:
         """The fields a resumed run must share with the one it goes on from, flat, by dotted name.
 
-        How long, how often to log and save, and the layout of ranks may change on the way; the result does not depend
-        on them.
+        How long, how often to log and save, the layout of ranks and what is computed twice may change on the way; the
+        result does not depend on them.
         """
         free = {"name", "purpose", "source", "mesh", "saving"}
         free_train = {
@@ -191,6 +191,7 @@ class Stage(_Part):
             "sample_every",
             "sample_steps",
         }
+        free_single = {("data", "path"), ("precision", "checkpoint_blocks")}
         out: dict[str, Any] = {}
         for section, value in self.model_dump(mode="json").items():
             if section in free:
@@ -199,7 +200,7 @@ class Stage(_Part):
                 out[section] = value
                 continue
             for field, inner in value.items():
-                if not (section == "train" and field in free_train) and (section, field) != ("data", "path"):
+                if not (section == "train" and field in free_train) and (section, field) not in free_single:
                     out[f"{section}.{field}"] = inner
         return out
 
