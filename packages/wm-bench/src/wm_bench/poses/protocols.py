@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# Variance across a path over variance along it, below which its direction alone cannot fix a rotation.
-_STRAIGHT = 1e-4
+# Variance across a path over variance along it, below which a rotation about it rests on the estimate's noise (5 %).
+_STRAIGHT = 2.5e-3
 # Gap between the singular values that decide the sign of a best rotation, relative to the largest.
 _AMBIGUOUS = 1e-6
 _STILL = 1e-12

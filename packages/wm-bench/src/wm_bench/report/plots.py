@@ -47,7 +47,7 @@ def curves_svg(sheet: Sheet) -> str:
             times, middle, low, high, count = _band(sheet, name)
             axes.fill_between(times, low, high, color=_OURS, alpha=0.18, linewidth=0)
             axes.plot(times, middle, color=_OURS, linewidth=1.4)
-            axes.set_title(f"{name} ({count} scenes)", loc="left")
+            axes.set_title(f"{_two_lines(name)}, {count} scenes", loc="left")
             axes.set_xlabel("seconds")
             axes.set_ylabel(metric_of(name).unit or "ratio")
             axes.grid(color=_GRID, linewidth=0.5)
@@ -76,7 +76,7 @@ def paths_svg(sheet: Sheet) -> str:
                 x, z = np.array(path[key]).T
                 axes.plot(x, z, style, color=colour, linewidth=1.2, label=key)
                 axes.plot(x[:1], z[:1], "o", color=colour, markersize=3)
-            axes.set_title(f"{scene_id}, {name}", loc="left", fontsize=8)
+            axes.set_title(f"{scene_id}\n{name}", loc="left", fontsize=8)
             axes.set_aspect("equal", adjustable="datalim")
             axes.tick_params(labelsize=7)
         grid[0].legend(frameon=False, fontsize=7, loc="best")
@@ -85,7 +85,12 @@ def paths_svg(sheet: Sheet) -> str:
 
 def bars_svg(sheet: Sheet, names: list[str]) -> str:
     """Means per category for a few metrics, with the mean over all scenes as a line."""
-    shown = [n for n in names if "per_category" in sheet["metrics"].get(n, {})][:6]
+    known = [n for n in names if "per_category" in sheet["metrics"].get(n, {})]
+    # One protocol of each camera number is enough for a glance; the table has them all.
+    first: dict[str, str] = {}
+    for name in known:
+        first.setdefault(name.partition("@")[0], name)
+    shown = list(first.values())[:6]
     if not shown:
         return ""
     with mpl.rc_context(_STYLE):
@@ -101,7 +106,8 @@ def bars_svg(sheet: Sheet, names: list[str]) -> str:
             axes.barh(list(groups), [g["mean"] for g in groups.values()], color=_TRUE, height=0.62)
             axes.axvline(found["mean"], color=_OURS, linewidth=1.2)
             axes.invert_yaxis()
-            axes.set_title(f"{name} ({metric_of(name).unit})" if metric_of(name).unit else name, loc="left")
+            unit = metric_of(name).unit
+            axes.set_title(_two_lines(name) + (f" ({unit})" if unit else ""), loc="left")
         return _svg(figure)
 
 
@@ -124,6 +130,12 @@ def differences_svg(rows: list[dict[str, Any]]) -> str:
         axes.invert_yaxis()
         axes.set_xlabel("b minus a, each line scaled to its own interval")
         return _svg(figure)
+
+
+def _two_lines(name: str) -> str:
+    """A camera number's name above its protocol and estimator."""
+    base, _, rest = name.partition("@")
+    return f"{base}\n{rest}" if rest else base
 
 
 def _all_curves(sheet: Sheet) -> set[str]:
