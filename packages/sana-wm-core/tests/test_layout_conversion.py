@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sana_wm_core.convert import convert
+from sana_wm_core.hub import BIDIRECTIONAL, fetch_folder
 from sana_wm_core.inventory import look, problem_of, safetensors_size
 from sana_wm_core.layouts import layout_of, open_world
 from sana_wm_core.releases import NEEDS, RELEASES, Weights, parts_of, release_of
@@ -199,3 +200,27 @@ def test_every_release_is_described():
     assert release_of("chunk-causal") == release_of("chunk_causal")
     with pytest.raises(ValueError, match="streaming"):
         release_of("SANA-WM_future")
+
+
+def test_only_what_is_missing_is_downloaded(tmp_path, monkeypatch):
+    """The codec of the bidirectional release, fetched for another one, does not pass for the whole release."""
+    asked = []
+
+    def snapshot(hub_id, allow_patterns, local_files_only=False):
+        if not local_files_only:
+            asked.append(tuple(allow_patterns))
+            for pattern in allow_patterns:
+                file = tmp_path / pattern.replace("**/*", "transformer/x").replace("*", "x")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text("x")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    for _ in range(2):
+        fetch_folder(BIDIRECTIONAL, "codec")
+    assert asked == [("vae/*",)]
+    for _ in range(2):
+        fetch_folder(BIDIRECTIONAL)
+    assert len(asked) == 2 and "dit/*.safetensors" in asked[1]
+    fetch_folder(BIDIRECTIONAL, "refiner")
+    assert len(asked) == 3 and "refiner/*" in asked[2]

@@ -159,7 +159,7 @@ def plan_refiner(world: World, request: Request) -> RefinerPlan | None:
             typer.echo("note: the pocket world has no refiner; the refiner flags have no effect", err=True)
         return None
     if folders is not None and not asked and not folders.complete and folders.hub_id is not None:
-        fetch_folder(folders.hub_id, refiner=True)
+        fetch_folder(folders.hub_id, "refiner")
     root = _folder(request.refiner_root, folders.root if folders else None, "--refiner_root")
     gemma = _folder(request.refiner_gemma_root, folders.gemma if folders and not asked else root / "text_encoder", "")
     needed = (root / "transformer", root / "connectors", gemma)
@@ -198,7 +198,7 @@ def _folder(given: str | None, own: Path | None, flag: str) -> Path:
         parts = given.removeprefix("hf://").split("/")
         if len(parts) < 3:
             return fetch_folder(given.removeprefix("hf://"))
-        return fetch_folder("/".join(parts[:2]), refiner=True).joinpath(*parts[2:])
+        return fetch_folder("/".join(parts[:2]), "refiner").joinpath(*parts[2:])
     return fetch_file(given)
 
 

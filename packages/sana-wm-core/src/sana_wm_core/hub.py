@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 _LOG = logging.getLogger(__name__)
 
 
 class Published(NamedTuple):
-    """What generating needs of a published repository."""
+    """What generating needs of a published repository.
+
+    Attributes:
+        patterns: Files to download.
+        contents: What they are, for people.
+        needed: Patterns of which each must have a file before nothing needs to be downloaded.
+    """
 
     patterns: tuple[str, ...]
     contents: str
+    needed: tuple[str, ...]
 
+
+Part = Literal["first stage", "refiner", "codec"]
 
 _FULL = ("model_index.json", "scheduler/*", "text_encoder/*", "tokenizer/*", "transformer/*", "vae/*")
 _NVLABS = ("config.yaml", "dit/*.safetensors", "vae/*")
@@ -24,46 +33,61 @@ BIDIRECTIONAL = "Efficient-Large-Model/SANA-WM_bidirectional"
 CHUNK_CAUSAL = "Efficient-Large-Model/SANA-WM_chunk_causal"
 STREAMING = "Efficient-Large-Model/SANA-WM_streaming"
 _REFINER = Published(
-    ("refiner/*", "refiner/**/*"), "refiner/ with transformer/, connectors/ (38 GB) and Gemma-3 (46 GB)"
+    ("refiner/*", "refiner/**/*"),
+    "refiner/ with transformer/, connectors/ (38 GB) and Gemma-3 (46 GB)",
+    ("refiner/transformer/*", "refiner/connectors/*", "refiner/text_encoder/*"),
 )
 _STREAMING_REFINER = Published(
-    ("refiner_diffusers/**/*", "gemma3_12b/*"), "refiner_diffusers/ (38 GB) and gemma3_12b/ (46 GB)"
+    ("refiner_diffusers/**/*", "gemma3_12b/*"),
+    "refiner_diffusers/ (38 GB) and gemma3_12b/ (46 GB)",
+    ("refiner_diffusers/transformer/*", "refiner_diffusers/connectors/*", "gemma3_12b/*"),
 )
+_VAE = Published(("vae/*",), "vae/ (2 GB)", ("vae/*",))
 
 # Refiner and its text encoder (84 GB more) are fetched on their own, only when they are used.
 _PUBLISHED = {
     BIDIRECTIONAL: Published(
-        _NVLABS, "config.yaml, dit/sana_wm_1600m_720p.safetensors (10 GB), vae/ (2 GB); 12 GB in all"
+        _NVLABS,
+        "config.yaml, dit/sana_wm_1600m_720p.safetensors (10 GB), vae/ (2 GB); 12 GB in all",
+        ("dit/*.safetensors", "vae/*"),
     ),
     CHUNK_CAUSAL: Published(
         ("config.yaml", "dit/*.safetensors"),
         "config.yaml, dit/sana_wm_chunk_causal_1600m_720p.safetensors (10 GB); its codec comes from " + BIDIRECTIONAL,
+        ("dit/*.safetensors",),
     ),
     STREAMING: Published(
         ("*.yaml", "sana_dit/*", "ltx2_causal_vae/*", "ltx2_causal_vae/**/*"),
         "sana_dit/model.pt (size not published), ltx2_causal_vae/ (2 GB)",
+        ("sana_dit/*", "ltx2_causal_vae/*"),
     ),
     "Efficient-Large-Model/SANA-WM_bidirectional-diffusers": Published(
         _FULL,
         "model_index.json, scheduler/, transformer/ (10 GB), vae/ (2 GB), text_encoder/, tokenizer/ (5 GB); 17 GB",
+        ("transformer/*", "vae/*", "text_encoder/*"),
     ),
-    "Efficient-Large-Model/gemma-2-2b-it": Published(_GEMMA, "Gemma-2-2b-it, the text encoder (5 GB)"),
+    "Efficient-Large-Model/gemma-2-2b-it": Published(
+        _GEMMA, "Gemma-2-2b-it, the text encoder (5 GB)", ("*.safetensors",)
+    ),
 }
 
 
-def published(hub_id: str, *, refiner: bool = False) -> Published:
-    """What generating needs of a repository: of its second stage, or of all the rest."""
-    if refiner:
+def published(hub_id: str, part: Part = "first stage") -> Published:
+    """What generating needs of a part of a repository."""
+    if part == "codec":
+        return _VAE
+    if part == "refiner":
         return _STREAMING_REFINER if hub_id == STREAMING else _REFINER
-    return _PUBLISHED.get(hub_id, Published((*_FULL, *_NVLABS), "its transformer, vae, text encoder (size unknown)"))
+    unknown = Published((*_FULL, *_NVLABS), "its transformer, vae, text encoder (size unknown)", ())
+    return _PUBLISHED.get(hub_id, unknown)
 
 
-def fetch_folder(hub_id: str, *, refiner: bool = False) -> Path:
+def fetch_folder(hub_id: str, part: Part = "first stage") -> Path:
     """Return the local folder of a hub repository, downloading what generating needs if it is not there yet.
 
     Args:
         hub_id: owner/name.
-        refiner: The second stage of the repository instead of its first.
+        part: What is wanted of it.
 
     Raises:
         ValueError: Not on this machine and not reachable; says what would be downloaded, its size, and where to put it.
@@ -71,12 +95,12 @@ def fetch_folder(hub_id: str, *, refiner: bool = False) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    known = published(hub_id, refiner=refiner)
+    known = published(hub_id, part)
     patterns = list(known.patterns)
     try:
         local = Path(snapshot_download(hub_id, allow_patterns=patterns, local_files_only=True))
-        # A snapshot made for one stage says nothing about the other.
-        if any(next(local.glob(pattern), None) for pattern in patterns):
+        # A snapshot made for one part says nothing about the others.
+        if any(local.iterdir()) and all(next(local.glob(pattern), None) for pattern in known.needed):
             return local
     except (LocalEntryNotFoundError, OSError):
         pass

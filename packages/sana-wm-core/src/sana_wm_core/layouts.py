@@ -134,7 +134,7 @@ def layout_of(folder: Path) -> str:
 def _companion(folder: Path) -> Path:
     """The bidirectional release, whose codec and refiner the chunk-causal one shares."""
     beside = folder.parent / BIDIRECTIONAL.partition("/")[2]
-    return beside if (beside / "vae" / "config.json").is_file() else fetch_folder(BIDIRECTIONAL)
+    return beside if (beside / "vae" / "config.json").is_file() else fetch_folder(BIDIRECTIONAL, "codec")
 
 
 def _load_nvlabs(
