@@ -1,4 +1,8 @@
-"""Metric camera poses from ordinary video, not written yet: see the README of this package."""
+"""Camera poses, lenses, scores and verdicts from ordinary video.
+
+Start with `pipeline.annotate_video` for one video, `runner.run_manifest` for many, `solve.solve_camera` for tracks of
+your own, `exporters.export_folder` for other programs' files.
+"""
 
 from importlib.metadata import version
 

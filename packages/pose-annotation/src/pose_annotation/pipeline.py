@@ -65,6 +65,7 @@ class _Job:
     video: Video
     name: str
     digest: str
+    key: str
     path: GivenPath | None
 
 
@@ -89,14 +90,11 @@ def annotate_video(
     store = StageStore(cache or out / "stages")
     if index.is_file():
         row = read_json(index)
-        if row.get("key") != key:
-            raise ValueError(
-                f"{index} was made with other settings; allowed: the same ones, or another --out; example: --out new"
-            )
+        _require_same(row, key, index)
         if all((out / "records" / f"{clip}.json").is_file() for clip in row["clips"]):
             return {**row, "worked": {}}
     path = GivenPath.load(request.poses) if request.poses is not None else None
-    job = _Job(request, settings, tools, out, store, video, name, digest, path)
+    job = _Job(request, settings, tools, out, store, video, name, digest, key, path)
     cutter, clips = WindowCutter(settings.rule), []
     for window in cutter.cut(video):
         clips.append(_annotate_window(job, window, report))
@@ -108,6 +106,13 @@ def annotate_video(
     }  # fmt: skip
     write_json(index, row)
     return {**row, "worked": dict(store.worked)}
+
+
+def _require_same(stored: dict[str, Any], key: str, path: Path) -> None:
+    if stored.get("key") != key:
+        raise ValueError(
+            f"{path} was made with other settings; allowed: the same ones, or another --out; example: --out new"
+        )
 
 
 def _slug(text: str) -> str:
@@ -124,6 +129,8 @@ def _annotate_window(job: _Job, window: Window, report: Callable[[str], None]) -
     clip = f"{job.name}-s{window.scene:03d}-w{window.number:02d}"
     record = job.out / "records" / f"{clip}.json"
     if record.is_file():
+        # A run that was stopped has records but no row for the video yet.
+        _require_same(read_json(record), job.key, record)
         return clip
     pictures = _stored(window.frames, job.settings)
     write_video(job.out / "clips" / f"{clip}.mp4", pictures, job.video.fps)
@@ -148,7 +155,8 @@ def _annotate_window(job: _Job, window: Window, report: Callable[[str], None]) -
         reason = str(error)
     height, width = pictures.shape[1:3]
     entry: dict[str, Any] = {
-        "schema": SCHEMA, "id": clip, "status": "ok" if solved is not None else "unsolved", "reason": reason,
+        "schema": SCHEMA, "id": clip, "key": job.key,
+        "status": "ok" if solved is not None else "unsolved", "reason": reason,
         "video": {
             "name": job.request.video.name, "sha256": job.digest, "scene": window.scene, "window": window.number,
             "first_frame": window.first, "start_s": window.times_s[0], "end_s": window.times_s[-1],
