@@ -21,6 +21,7 @@ go data encode "$root/clips" --codec "$root/codec"
 go train world --data "$root/clips" --out "$root/world" $(resume "$root/world/last.safetensors")
 go train world --data "$root/clips" --out "$root/world" --resume --set train.iterations=2850 \
     --set train.cooldown=0.14 --set train.window=0 --set train.batch=14 --set train.ema=0.99
+# The shipped decoder's first 700 iterations ran at twice this rate, with half of them imagined and weights 0.1 and 0.05.
 go data imagine "$root/clips" --codec "$root/codec" --world "$root/world"
 go train codec --data "$root/clips" --out "$root/codec" --resume --imagined
 go train export --codec "$root/codec" --world "$root/world" --out "$root/weights"
