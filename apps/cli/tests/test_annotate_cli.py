@@ -68,6 +68,8 @@ def test_mistakes_exit_with_2_in_one_line_and_write_nothing(video, tmp_path):
         result = run(*arguments, "--out", out)
         assert result.exit_code == 2 and message in result.output, (arguments, result.output)
         assert len(result.output.strip().splitlines()) == 1 and "Traceback" not in result.output
+    first = run("--out", out, empty)
+    assert first.exit_code == 2 and "is empty" in first.output
     assert not out.exists()
     for arguments, message in (
         (["judge", tmp_path], "holds no records"),

@@ -43,8 +43,8 @@ class VideoFirst(TyperGroup):
     """`annotate VIDEO` means `annotate clip VIDEO`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put `clip` before a first word that is no command and no option."""
-        if args and not args[0].startswith("-") and args[0] not in self.commands:
+        """Put `clip` before a first word that is no command and no cry for help."""
+        if args and args[0] not in self.commands and args[0] != "--help":
             args = ["clip", *args]
         return super().parse_args(ctx, args)
 
@@ -52,6 +52,7 @@ class VideoFirst(TyperGroup):
 app = typer.Typer(
     cls=VideoFirst,
     no_args_is_help=True,
+    add_completion=False,
     help="Annotate: poses, lenses, scores, verdicts and captions from ordinary video (CPU).",
 )
 
