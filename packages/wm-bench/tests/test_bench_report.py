@@ -96,8 +96,9 @@ def test_a_comparison_is_written_and_readable(scored, tmp_path):
     assert json.loads(paths[0].read_text()) == result
     text = compare_table(result)
     assert "| rot_err_deg@code-v1/oracle |" in text and "| render |" in text and "Partial coverage" in text
+    assert "Only 3 scenes are shared: the paired test cannot go below p = 0.25" in text
     page = paths[2].read_text()
-    assert "<svg" in page and "<script" not in page
+    assert "Only 3 scenes" in page and "<svg" in page and "<script" not in page
     row = next(r for r in result["rows"] if r["metric"] == "ref_psnr_db")
     assert row["winner"] == "b" and row["n"] == 3 and row["low"] > 0
 

@@ -20,7 +20,7 @@ POSE = {
     "cam_mc": Metric("m", "lower", "scenes", "mean Frobenius norm of the [R|t] difference"),
     "rel_rot_deg": Metric("deg", "lower", "scenes", "mean rotation error of the motion over one second"),
     "rel_trans_m": Metric("m", "lower", "scenes", "mean translation error of the motion over one second"),
-    "rot_slope_deg_per_min": Metric("deg/min", "lower", "scenes", "least-squares slope of the rotation error"),
+    "rot_slope_deg_per_min": Metric("deg/min", "neither", "scenes", "least-squares slope of the rotation error"),
     "registered": Metric("share", "higher", "scenes", "sampled frames that the estimator could place"),
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wm_bench.report.page import compare_page
-from wm_bench.report.tables import interval_words, number
+from wm_bench.report.tables import few_scenes_words, interval_words, number
 from wm_bench.report.write import write_text
 
 
@@ -21,6 +21,9 @@ def compare_table(comparison: dict[str, Any]) -> str:
         cells = [r["metric"], number(r["a"]), number(r["b"]), number(r["difference"]), interval, f"{r['p']:.3g}"]
         out.append(f"| {' | '.join([*cells, str(r['n']), better])} |")
     out += ["", *(f"not compared: {r['metric']} differs in {', '.join(r['differs'])}" for r in comparison["refused"])]
+    words = few_scenes_words(comparison["rows"])
+    if words:
+        out.append(words)
     if not comparison["headline"]:
         out.append("Partial coverage: nothing here is a headline number.")
     return "\n".join(out).rstrip() + "\n"

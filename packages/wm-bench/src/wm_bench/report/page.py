@@ -15,7 +15,15 @@ from PIL import Image
 from wm_bench.quoted import quoted
 from wm_bench.report.clips import ClipStrip
 from wm_bench.report.plots import bars_svg, curves_svg, differences_svg, paths_svg
-from wm_bench.report.tables import coverage_words, headline_names, interval_words, line_of, number, ordered_names
+from wm_bench.report.tables import (
+    coverage_words,
+    few_scenes_words,
+    headline_names,
+    interval_words,
+    line_of,
+    number,
+    ordered_names,
+)
 from wm_bench.sheet import Sheet
 
 _STYLE = """
@@ -83,7 +91,8 @@ def compare_page(comparison: dict[str, Any]) -> str:
         f"<p class=quiet>{escape(comparison['split'])}; only scenes that both have, paired.</p>",
         f"<div class='banner{' full' if comparison['headline'] else ''}'>{words}</div>",
         _table(heads, rows),
-        "<p class=quiet>Better is named only when the interval leaves out zero and the number has a direction.</p>",
+        "<p class=quiet>Better is named only when the interval leaves out zero and the number has a direction. "
+        f"{few_scenes_words(comparison['rows'])}</p>",
         f"<h2>Not compared</h2><ul>{refused}</ul>" if refused else "",
         _section("Differences", "", differences_svg(comparison["rows"])),
     ]

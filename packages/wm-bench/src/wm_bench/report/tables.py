@@ -85,6 +85,17 @@ def interval_words(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{number(low)} to {number(high)}"
 
 
+def few_scenes_words(rows: list[dict[str, Any]]) -> str:
+    """A warning where so few scenes are shared that the paired test cannot reach 5 %, or nothing."""
+    least = min((row["n"] for row in rows), default=6)
+    if least >= 6:
+        return ""
+    return (
+        f"Only {least} scenes are shared: the paired test cannot go below p = {2.0 ** (1 - least):g}, and intervals of "
+        "so few are too narrow; take the named leader as a hint."
+    )
+
+
 def coverage_words(sheet: Sheet) -> str:
     """Whether the sheet carries headline numbers, in one sentence."""
     c = sheet["coverage"]
