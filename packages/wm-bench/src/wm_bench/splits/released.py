@@ -184,7 +184,8 @@ def _scene(root: Path, line: dict[str, Any], detail: dict[str, Any], bad: list[s
         bad.append(f"{scene_id}: no readable picture {line['image_path']}")
     if detail and detail.get("trajectory_id") != line["trajectory_id"]:
         bad.append(
-            f"{scene_id}: trajectory {line['trajectory_id']} in the manifest, {detail.get('trajectory_id')} else"
+            f"{scene_id}: trajectory {line['trajectory_id']} in the manifest, {detail.get('trajectory_id')} "
+            "in the trajectories file"
         )
     c2w, lens, fps = _camera(scene_id, camera, size, bad)
     pairs = _pairs(scene_id, detail, len(c2w), fps, bad)
