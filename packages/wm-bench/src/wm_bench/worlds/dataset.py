@@ -36,8 +36,9 @@ def write_video(path: Path, frames: np.ndarray, fps: int = FPS, crf: int = 10) -
             stream: Any = container.add_stream("libx264", rate=Fraction(fps))
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = "yuv420p"
-            # One thread: the bytes of a clip must not depend on the machine's core count.
-            stream.options = {"crf": str(crf), "preset": "medium", "threads": "1"}
+            # The bytes of a clip must depend neither on the machine's core count nor on what memory held before; x264's
+            # macroblock tree lets them.
+            stream.options = {"crf": str(crf), "preset": "medium", "threads": "1", "x264-params": "mbtree=0"}
             for frame in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
             container.mux(stream.encode())
