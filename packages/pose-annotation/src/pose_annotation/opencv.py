@@ -1,4 +1,4 @@
-"""OpenCV on one thread: clips run side by side in processes, and its stubs know fewer arrays than it accepts."""
+"""OpenCV on one thread, since clips run side by side in processes; loosely typed, as it accepts more than it declares."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A sampled clip knows the large shapes and is vague about the rest. A decoder that has only seen true latents paints that
 vagueness as blur and block edges; one that has seen sampled latents beside the true pictures learns what they stand
-for. imagine_clips writes `imagined/` beside the latents, shard by shard; it skips shards that are already there.
+for. imagine_clips writes `imagined/` beside the latents, shard by shard; it skips shards that are already there,
+so delete the folder when the world has changed.
 """
 
 from __future__ import annotations
