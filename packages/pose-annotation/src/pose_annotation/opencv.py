@@ -1,4 +1,4 @@
-"""OpenCV on one thread, since clips run side by side in processes; loosely typed, as it accepts more than it declares."""
+"""OpenCV on one thread, as clips run side by side in processes; loosely typed: it accepts more than it declares."""
 
 from __future__ import annotations
 
