@@ -31,6 +31,15 @@ from transformers import (
 )
 
 CHANNELS, TEXT_WIDTH, REFINER_TEXT_WIDTH = 8, 32, 24
+GEMMA = dict(
+    vocab_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    pad_token_id=0,
+    eos_token_id=1,
+    bos_token_id=2,
+)
 CONFIG = """model: {chunk_size: 3, chunk_split_strategy: first_chunk_plus_one}
 scheduler: {flow_shift: 9.95, inference_flow_shift: 9.8, vis_sampler: VIS_SAMPLER}
 text_encoder: {model_max_length: 40, chi_prompt: ["Say: "]}
@@ -50,16 +59,15 @@ def draw(module: Any, seed: int, scale: float = 0.7) -> Any:
     return module.eval()
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(**more: Any) -> PreTrainedTokenizerFast:
     """A tokenizer of single characters."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>"]
-    vocab = {piece: i for i, piece in enumerate(special + [chr(c) for c in range(32, 126)] + ["\n"])}
+    vocab = {piece: i for i, piece in enumerate(special + [chr(c) for c in range(32, 127)] + ["\n"])}
     raw = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     raw.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>"
-    )
+    names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=raw, **names, **more)
 
 
 def vae(causal: bool) -> AutoencoderKLLTX2Video:
@@ -97,25 +105,21 @@ def transformer() -> SanaWMTransformer3DModel:
 
 def gemma2() -> Gemma2Model:
     """The text encoder of the first stage."""
-    config = Gemma2Config(
-        vocab_size=128,
-        hidden_size=TEXT_WIDTH,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        max_position_embeddings=4096,
-        sliding_window=64,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=2,
-    )
-    return draw(Gemma2Model(config), 4, 1.0)
+    sizes = dict(hidden_size=TEXT_WIDTH, intermediate_size=48, head_dim=16, sliding_window=64)
+    return draw(Gemma2Model(Gemma2Config(**GEMMA, **sizes, max_position_embeddings=4096)), 4, 1.0)
 
 
-def write_refiner(root: Path, gemma_root: Path) -> None:
-    """Write the second stage, sound and picture-reading weights included, as they are published."""
+def gemma3() -> Gemma3ForConditionalGeneration:
+    """The text encoder of the second stage, with the picture reader that it is published with."""
+    text = GEMMA | dict(hidden_size=REFINER_TEXT_WIDTH, intermediate_size=32, head_dim=12, sliding_window=32)
+    sight = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    sight |= {"image_size": 28, "patch_size": 14}
+    config = Gemma3Config(text_config=text, vision_config=sight, mm_tokens_per_image=1, image_token_index=127)
+    return draw(Gemma3ForConditionalGeneration(config), 7, 1.0)
+
+
+def refiner_network(rope_type: str = "split", gated: bool = False) -> SanaWMLTX2RefinerTransformer3DModel:
+    """The second stage, with the sound that it is published with."""
     network = SanaWMLTX2RefinerTransformer3DModel(
         in_channels=CHANNELS,
         out_channels=CHANNELS,
@@ -129,37 +133,25 @@ def write_refiner(root: Path, gemma_root: Path) -> None:
         audio_cross_attention_dim=8,
         num_layers=2,
         caption_channels=REFINER_TEXT_WIDTH,
-        rope_type="split",
+        rope_type=rope_type,
+        gated_attn=gated,
     )
-    draw(network, 5).save_pretrained(root / "transformer")
-    connectors = LTX2TextConnectors(
-        caption_channels=REFINER_TEXT_WIDTH,
-        text_proj_in_factor=3,
-        video_connector_num_attention_heads=2,
-        video_connector_attention_head_dim=12,
-        audio_connector_num_attention_heads=2,
-        audio_connector_attention_head_dim=12,
-        rope_type="split",
-    )
-    draw(connectors, 6).save_pretrained(root / "connectors")
-    text = dict(
-        vocab_size=128,
-        hidden_size=REFINER_TEXT_WIDTH,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=12,
-        sliding_window=32,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=2,
-    )
-    sight = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    config = Gemma3Config(
-        text_config=text, vision_config=sight | {"image_size": 28, "patch_size": 14}, mm_tokens_per_image=1
-    )
-    draw(Gemma3ForConditionalGeneration(config), 7, 1.0).save_pretrained(gemma_root)
+    return draw(network, 5)
+
+
+def connectors(rope_type: str = "split", registers: int = 128) -> LTX2TextConnectors:
+    """What turns Gemma-3's states into captions for the second stage."""
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 12, "num_learnable_registers": registers}
+    both = {f"{kind}_connector_{name}": size for kind in ("video", "audio") for name, size in sizes.items()}
+    width = {"caption_channels": REFINER_TEXT_WIDTH, "text_proj_in_factor": 3}
+    return draw(LTX2TextConnectors(**width, **both, rope_type=rope_type), 6)
+
+
+def write_refiner(root: Path, gemma_root: Path) -> None:
+    """Write the second stage, sound and picture-reading weights included, as they are published."""
+    refiner_network().save_pretrained(root / "transformer")
+    connectors().save_pretrained(root / "connectors")
+    gemma3().save_pretrained(gemma_root)
     tokenizer().save_pretrained(gemma_root)
 
 

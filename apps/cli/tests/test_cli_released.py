@@ -1,8 +1,8 @@
 """The released variants through the real commands, on tiny random models in the published layouts."""
 
-import importlib.util
 import json
 import os
+import runpy
 import shutil
 from pathlib import Path
 
@@ -24,11 +24,8 @@ SHORT = ("--denoising_step_list", "1000,500,0", "--height", 64, "--width", 96, "
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """A folder with a tiny model in every published layout."""
-    spec = importlib.util.spec_from_file_location("tiny_models", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("tiny")
-    module.write_all(folder)
+    runpy.run_path(str(SCRIPT))["write_all"](folder)
     values = np.random.default_rng(0).integers(0, 255, (12, 20, 3), dtype=np.uint8)
     Image.fromarray(values).resize((200, 120)).save(folder / "photo.png")
     return folder
@@ -45,7 +42,8 @@ def run(command, *arguments):
 
 
 def make(tiny, model, *more, action="w-17"):
-    base = ("--image", tiny / "photo.png", "--prompt", PROMPT, "--action", action)
+    picture = () if "--image" in more else ("--image", tiny / "photo.png")
+    base = (*picture, "--prompt", PROMPT, "--action", action)
     return run("generate", "--model", tiny / model, *base, *more)
 
 
@@ -186,6 +184,28 @@ def test_fewer_bits(tiny, here, precision):
     assert 0 < np.abs(full - less).mean() < 40
 
 
+@pytest.mark.parametrize("precision, most", [("fp8", 20), ("fp4", 40)])
+def test_a_smaller_copy_makes_nearly_the_same_video(tiny, here, precision, most):
+    """Both stages are read back from it; the second stage reads what the first stage's package wrote."""
+    from refiner import load_transformer
+    from sana_wm_core.stored import restored
+
+    source = tiny / "SANA-WM_streaming"
+    shutil.copytree(tiny / "gemma-2-2b-it", "models/gemma-2-2b-it")
+    result = fine(run("quantize", source, "models/small", "--precision", precision, "--allow-camera-error"))
+    assert "answers the camera" in result.output
+    fine(make(tiny, "SANA-WM_streaming", *SHORT, "--output_dir", "full", action="w-24"))
+    fine(make(here / "models", "small", *SHORT, "--output_dir", "less", "--image", tiny / "photo.png", action="w-24"))
+    full, less = (read_video(f"{folder}/output_streaming.mp4").astype(float) for folder in ("full", "less"))
+    assert 0 < np.abs(full - less).mean() < most
+    held = load_file(next(Path("models/small/refiner_diffusers/transformer").glob("*.safetensors")))
+    network = load_transformer("models/small/refiner_diffusers/transformer", dtype=torch.float32).state_dict()
+    packed = [name for name in network if f"{name}_scale" in held]
+    assert packed
+    for name in packed:
+        assert torch.equal(network[name], restored(name, held, held.__getitem__, tuple(network[name].shape)))
+
+
 def test_a_stream_is_written_while_it_is_made(tiny, here, monkeypatch):
     from sana_wm_core.video import GrowingVideo
 
@@ -284,9 +304,7 @@ def test_a_disk_that_fills_up_keeps_what_was_written(tiny, here):
     assert len(read_video("out/output_streaming.mp4")) >= 8
 
 
-def test_what_is_asked_and_what_is_made(tiny, here, monkeypatch):
-    from sana_wm_core.pipeline import WorldPipeline
-
+def test_what_is_asked_and_what_is_made(tiny, here):
     result = fine(make(tiny, "SANA-WM_bidirectional", *QUICK, "--no_refiner", "--num_frames", 12))
     assert "--num_frames 12 became 9" in result.stderr and len(read_video("out/output_generated.mp4")) == 9
     without = [flag for flag in QUICK if flag not in ("--fov", 70)]
@@ -298,11 +316,51 @@ def test_what_is_asked_and_what_is_made(tiny, here, monkeypatch):
     refused(make(tiny, "SANA-WM_streaming", *SHORT, "--sink_size", 2), "--sink_size")
     refused(make(tiny, "SANA-WM_bidirectional", *QUICK, "--save_state", "w.safetensors"), "looks ahead")
 
+
+def test_a_full_gpu_gets_the_smallest_change_that_fits(tiny, here, monkeypatch):
+    from sana_wm_core.pipeline import WorldPipeline
+    from sana_wm_core.streaming import Session
+
+    message = "CUDA out of memory. Tried to allocate 3.00 GiB. GPU 0 has 79 GiB of which 1.50 GiB is free."
+    make_piece, count = Session._make, []
+
     def full(*arguments, **more):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise torch.OutOfMemoryError(message)
+
+    def full_later(self, *arguments):
+        count.append(1)
+        return make_piece(self, *arguments) if len(count) == 1 else full()
 
     monkeypatch.setattr(WorldPipeline, "__call__", full)
-    refused(make(tiny, "SANA-WM_bidirectional", *QUICK, "--no_refiner"), "--offload_vae", "fp8", "--num_frames")
+    monkeypatch.setattr(Session, "_make", full_later)
+    clip = ("SANA-WM_bidirectional", *QUICK, "--no_refiner")
+    refused(make(tiny, *clip), "1.6 GB", "fewer --num_frames", "--offload_blocks")
+    message = "CUDA out of memory."
+    refused(make(tiny, *clip), "smallest change that fits: --offload_text_encoder")
+    refused(make(tiny, *clip, "--offload_text_encoder"), "smallest change that fits: --")
+    result = make(tiny, "SANA-WM_streaming", *SHORT, "--no_refiner", "--save_state", "w.safetensors", action="w-72")
+    refused(result, "smallest change that fits")
+    assert "holds 25 frames and plays" in result.stderr and len(read_video("out/output_streaming.mp4")) == 25
+    monkeypatch.undo()
+    os.chdir(here)
+    fine(run("extend", "w.safetensors", "--model", tiny / "SANA-WM_streaming", "--action", "w-24"))
+
+
+def test_which_change_fits():
+    from sana_wm_cli.rescue import Change, missing_bytes, smallest_change
+
+    changes = [Change("--a", 10**9), Change("--b", 3 * 10**9), Change("--c", 4 * 10**9)]
+    for missing, words in (
+        (0, "fits: --a "),
+        (5 * 10**8, "fits: --a "),
+        (2 * 10**9, "fits: --b "),
+        (6 * 10**9, "fits: --c --b (frees 7.0"),
+        (9 * 10**9, "--c --b --a (frees 8.0 GB) and fewer --num_frames"),
+    ):
+        assert words in smallest_change(changes, missing), missing
+    assert "use fewer" in smallest_change([], 1)
+    text = "Tried to allocate 512.00 MiB. GPU 0 has a total capacity of 31.4 GiB of which 12.00 MiB is free."
+    assert missing_bytes(text) == 500 * 2**20 and missing_bytes("out of memory") == 0
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
-"""Lets the test files of this package import refiner_cases, which importmode=importlib leaves off the path."""
+"""Lets the test files here import refiner_cases and scripts/tiny_models.py, neither of which is on the path."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parents[2] / "scripts")]

@@ -1,8 +1,8 @@
 """Published layouts: there and back without a changed bit, what is refused, and what a look at files finds wrong."""
 
-import importlib.util
 import json
 import os
+import runpy
 import shutil
 from pathlib import Path
 
@@ -21,11 +21,8 @@ SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "tiny_models.py"
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    spec = importlib.util.spec_from_file_location("tiny_models_for_layouts", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("tiny")
-    module.write_all(folder)
+    runpy.run_path(str(SCRIPT))["write_all"](folder)
     return folder
 
 

@@ -2,101 +2,35 @@
 
 import json
 import re
+import runpy
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKLLTX2Video,
-    FlowMatchEulerDiscreteScheduler,
-    SanaWMPipeline,
-    SanaWMTransformer3DModel,
-)
+from diffusers import FlowMatchEulerDiscreteScheduler, SanaWMPipeline
 from diffusers.pipelines.sana_wm.pipeline_sana_wm import DEFAULT_CHI_PROMPT
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from sana_wm_core.loading import load_pipeline
+from sana_wm_core.layouts import open_world
 from sana_wm_core.model import SanaWMTransformer
 from sana_wm_core.text import RELEASED_PREFIX, encode_negative
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
+TINY = runpy.run_path(str(Path(__file__).resolve().parents[3] / "scripts" / "tiny_models.py"))
 INTRINSICS = [80.0, 82.0, 55.0, 41.0]
 ACTION = "w-8,jw-6,dl-4,ik-4,a-3"
 PROMPT = "A small harbour at dawn, boats on still water."
 
 
-def _tokenizer():
-    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
-    vocab = {piece: i for i, piece in enumerate(special + [chr(c) for c in range(32, 127)] + ["\n"])}
-    raw = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    raw.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        bos_token="<bos>",
-        unk_token="<unk>",
-        padding_side="left",
-    )
-
-
-def _randomise(module, scale, generator):
-    with torch.no_grad():
-        for parameter in module.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(
-                noise * scale / max(1.0, parameter[0].numel() ** 0.5) if parameter.ndim > 1 else noise * 0.1
-            )
-    return module.eval()
-
-
 def build_published(folder):
     """Save a tiny random pipeline, every parameter drawn so that no branch is silent; returns diffusers' own."""
-    generator = torch.Generator().manual_seed(7)
-    gemma = Gemma2Config(
-        vocab_size=128,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        max_position_embeddings=4096,
-        sliding_window=64,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=2,
-    )
-    vae = AutoencoderKLLTX2Video(
-        latent_channels=8,
-        block_out_channels=(8, 16, 32, 64),
-        decoder_block_out_channels=(8, 16, 32),
-        layers_per_block=(1, 1, 1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1, 1),
-        decoder_causal=False,
-        spatial_compression_ratio=32,
-        temporal_compression_ratio=8,
-    )
-    _randomise(vae, 1.0, generator)
-    vae.latents_mean.copy_(torch.randn(8, generator=generator) * 0.2)
-    vae.latents_std.copy_(torch.rand(8, generator=generator) + 0.5)
-    transformer = SanaWMTransformer3DModel(
-        in_channels=8,
-        num_layers=4,
-        hidden_size=48,
-        num_attention_heads=2,
-        linear_head_dim=24,
-        chunk_plucker_post_attn_blocks=4,
-        caption_channels=32,
-    )
     pipeline = SanaWMPipeline(
-        _tokenizer(),
-        _randomise(Gemma2Model(gemma), 1.0, generator),
-        vae,
-        _randomise(transformer, 0.7, generator),
+        # Gemma's tokenizer pads on the left, and SANA-WM reads it padded on the right.
+        TINY["tokenizer"](padding_side="left"),
+        TINY["gemma2"](),
+        TINY["vae"](causal=False),
+        TINY["transformer"](),
         FlowMatchEulerDiscreteScheduler(shift=9.8),
     )
     pipeline.save_pretrained(folder)
@@ -112,7 +46,7 @@ def published(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def ours(published):
-    return load_pipeline(published[0])
+    return open_world(published[0]).pipeline
 
 
 @pytest.fixture(scope="session")
@@ -221,20 +155,20 @@ def test_the_nvlabs_layout_gives_the_same_pipeline(published, tmp_path):
         "scheduler: {flow_shift: 9.95, inference_flow_shift: 8.5}\n"
         "text_encoder: {model_max_length: 40, chi_prompt: ['Say:', 'it ']}\n"
     )
-    ours = load_pipeline(tmp_path, weights=tmp_path / "dit" / "tiny")
+    ours = open_world(tmp_path, weights=tmp_path / "dit" / "tiny").pipeline
     assert ours.defaults.shift == 8.5
     expected = theirs.encode_prompt(
         "a dune", device=torch.device("cpu"), max_sequence_length=40, chi_prompt=["Say:", "it "]
     )
     torch.testing.assert_close(ours.text_encoder.encode(["a dune"])[0], expected[0], atol=1e-6, rtol=1e-5)
     with pytest.raises(ValueError, match=r"sana_wm_1600m_720p\.safetensors \(10 GB\)"):
-        load_pipeline(tmp_path)
+        open_world(tmp_path)
     other = tmp_path / "other.yaml"
     other.write_text("scheduler: {flow_shift: 3.5}\n")
-    assert load_pipeline(tmp_path, weights=tmp_path / "dit" / "tiny", config=other).defaults.shift == 3.5
+    assert open_world(tmp_path, weights=tmp_path / "dit" / "tiny", config=other).pipeline.defaults.shift == 3.5
     other.write_text("scheduler: [unclosed\n")
     with pytest.raises(ValueError, match="YAML"):
-        load_pipeline(tmp_path, weights=tmp_path / "dit" / "tiny", config=other)
+        open_world(tmp_path, weights=tmp_path / "dit" / "tiny", config=other)
 
 
 def _broken_copy(folder, target):
@@ -248,7 +182,7 @@ def test_truncated_weights_are_named(published, tmp_path, part):
     weights = next((folder / part).glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     with pytest.raises(ValueError, match=part) as caught:
-        load_pipeline(folder)
+        open_world(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -257,7 +191,7 @@ def test_an_unknown_field_in_the_config_is_named(published, tmp_path):
     config = folder / "transformer" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_layerz": 4}))
     with pytest.raises(ValueError, match="num_layerz"):
-        load_pipeline(folder)
+        open_world(folder)
 
 
 def test_weights_that_do_not_fit_are_named(published, tmp_path):
@@ -269,7 +203,7 @@ def test_weights_that_do_not_fit_are_named(published, tmp_path):
     state[names[1]] = torch.zeros(1, 2, 3)
     save_file(state, weights, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=re.escape(names[0])):
-        load_pipeline(folder)
+        open_world(folder)
 
 
 @pytest.mark.parametrize("part", ["vae", "text_encoder"])
@@ -281,7 +215,7 @@ def test_a_missing_weight_is_never_filled_with_noise(published, tmp_path, part):
     del state[name]
     save_file(state, weights, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=re.escape(name.removeprefix("model."))):
-        load_pipeline(folder)
+        open_world(folder)
 
 
 @pytest.mark.parametrize("missing", ["transformer/config.json", "vae/config.json", "text_encoder/config.json"])
@@ -289,7 +223,7 @@ def test_missing_parts_are_named(published, tmp_path, missing):
     folder = _broken_copy(published[0], tmp_path / "copy")
     (folder / missing).unlink()
     with pytest.raises(ValueError, match=missing):
-        load_pipeline(folder)
+        open_world(folder)
 
 
 def test_our_transformer_drops_into_diffusers_own_pipeline(published, ours, picture):

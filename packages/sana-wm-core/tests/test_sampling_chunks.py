@@ -1,6 +1,7 @@
 """Chunk samplers against stored vectors, a hand-run schedule and their own rules."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 from sana_wm_core.config import TransformerConfig
 from sana_wm_core.model import SanaWMTransformer
 from sana_wm_core.model.memory import Window
+from sana_wm_core.sampling.choice import choose_sampler
 from sana_wm_core.sampling.chunk_flow import ChunkFlowSampler, frame_levels
 from sana_wm_core.sampling.dpm import DPMSampler
 from sana_wm_core.sampling.sampler import Conditions, Sampler
@@ -164,3 +166,28 @@ def test_dpm_solver_reaches_the_data_and_keeps_the_picture():
     assert torch.equal(out[:, :, :1], picture) and out[:, :, 1:].abs().max() < 5e-3
     with pytest.raises(ValueError, match="at least 1"):
         DPMSampler(steps=0)(model, picture, noise, conditions)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_flow_euler_equals_diffusers_scheduler_and_lets_the_picture_drift(models, stored, conditions, guidance):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    model, noise = models["local"], stored["noise"][:, :, :5]
+    camera = {name: tensor.narrow(2 if "plucker" in name else 1, 0, 5) for name, tensor in conditions.camera.items()}
+    given = replace(conditions, camera=camera)
+    sampler = choose_sampler("flow_euler", steps=3, guidance=guidance, shift=4.0)
+    made = sampler(model, stored["first_frame_latent"], noise, given)
+
+    solver = FlowMatchEulerDiscreteScheduler(shift=4.0)
+    solver.set_timesteps(3)
+    latents = torch.cat([stored["first_frame_latent"], noise[:, :, 1:]], dim=2)
+    for moment in solver.timesteps:
+        answers = []
+        for text, mask in ((given.text, given.text_mask), (given.negative_text, given.negative_mask)):
+            moments = moment.expand(1, 1, 5)
+            answers.append(model(latents, moments, text, encoder_attention_mask=mask, return_dict=False, **camera)[0])
+        with_text, without = answers
+        velocity = with_text if guidance == 1 else without + guidance * (with_text - without)
+        latents = solver.step(velocity, moment, latents, return_dict=False)[0]
+    assert (made - latents).abs().max() < TOLERANCE
+    assert (made[:, :, :1] - stored["first_frame_latent"]).abs().max() > 1e-2

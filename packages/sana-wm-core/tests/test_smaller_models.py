@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -16,9 +17,11 @@ from sana_wm_core.fidelity import camera_response, quantize_and_check, response_
 from sana_wm_core.lens import estimate_lens, focal_lengths, picture_size
 from sana_wm_core.model import SanaWMTransformer
 from sana_wm_core.offload import offload_blocks
+from sana_wm_core.pocket import WEIGHTS as POCKET
 from sana_wm_core.precision import quantize
-from sana_wm_core.shrink import shrink, to_float8
-from sana_wm_core.weights import load_transformer
+from sana_wm_core.shrink import shrink
+from sana_wm_core.stored import SCALE, is_scale, restored, stored_shape, to_float4, to_float8
+from sana_wm_core.weights import WEIGHTS, load_transformer
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "tiny_models.py"
 
@@ -120,27 +123,56 @@ def test_waiting_blocks_go_home_after_an_error():
 
 def test_float8_rows_come_back_close():
     weight = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 6)[:, None]
-    stored, scale = to_float8(weight)
-    assert stored.dtype == torch.float8_e4m3fn and scale.shape == (6, 1)
-    assert ((stored.float() * scale - weight).abs() <= weight.abs().amax(1, keepdim=True) / 16).all()
-    assert torch.equal(to_float8(torch.zeros(2, 3))[0].float(), torch.zeros(2, 3))
+    stored = to_float8(weight)
+    back = restored("w", *file_of("w", stored), (6, 5))
+    assert stored[""].dtype == torch.float8_e4m3fn and stored[SCALE].shape == (6, 1)
+    assert ((back - weight).abs() <= weight.abs().amax(1, keepdim=True) / 16).all()
+    assert torch.equal(to_float8(torch.zeros(2, 3))[""].float(), torch.zeros(2, 3))
+
+
+def file_of(name, stored):
+    """Names and a reader, as an open file of weights has them."""
+    held = {name + end: tensor for end, tensor in stored.items()}
+    return held.keys(), held.__getitem__
+
+
+def test_float4_groups_come_back_close():
+    g = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 48, generator=g) * torch.logspace(-3, 3, 6)[:, None]
+    stored = to_float4(weight)
+    assert stored[""].shape == (6, 24) and stored[""].dtype == torch.uint8 and stored[SCALE].shape == (6, 3)
+    assert stored_shape("w", file_of("w", stored)[0], (6, 48, 1, 1)) == (6, 24)
+    back = restored("w", *file_of("w", stored), (6, 48))
+    largest = weight.unflatten(1, (3, 16)).abs().amax(2).repeat_interleave(16, 1)
+    # Half the widest step of the format, and what float8 rounds off its scale; the faintest row falls below both.
+    assert ((back - weight).abs()[1:] <= largest[1:] * (1 / 6 + 1 / 15)).all()
+    on_grid = torch.tensor([0.0, 0.5, 1.0, -1.5, 2.0, 3.0, -4.0, 6.0] * 2)[None].repeat(3, 1)
+    assert torch.equal(restored("w", *file_of("w", to_float4(on_grid)), (3, 16)), on_grid)
+    assert restored("w", *file_of("w", to_float4(torch.zeros(2, 16))), (2, 16, 1, 1)).shape == (2, 16, 1, 1)
+    assert not restored("w", *file_of("w", to_float4(torch.zeros(2, 16))), (2, 16)).any()
+    assert is_scale("w_scale", {"w"}) and is_scale("w_scale_2", {"w"}) and not is_scale("w_scale", {"v"})
+
+
+def test_float4_is_the_nvfp4_of_torchao():
+    nvfp4 = pytest.importorskip("torchao.prototype.mx_formats.nvfp4_tensor")
+    weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(3))
+    theirs = nvfp4.NVFP4Tensor.to_nvfp4(weight, per_tensor_scale=nvfp4.per_tensor_amax_to_scale(weight.abs().max()))
+    ours = restored("w", *file_of("w", to_float4(weight)), (32, 64))
+    assert (ours - theirs.dequantize(torch.float32)).abs().max() < 1e-6
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    spec = importlib.util.spec_from_file_location("tiny_models_to_shrink", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("tiny")
-    module.write_all(folder)
+    runpy.run_path(str(SCRIPT))["write_all"](folder)
     return folder
 
 
 @pytest.mark.parametrize("name", ["SANA-WM_bidirectional", "SANA-WM_streaming", "SANA-WM_bidirectional-diffusers"])
-@pytest.mark.parametrize("precision", ["bf16", "fp8"])
-def test_smaller_copies_load_and_stay_close(tiny, tmp_path, name, precision):
-    written, error = shrink(tiny / name, tmp_path / "small", precision)
-    assert 0 < error < 0.05
+@pytest.mark.parametrize("precision, most, coarse", [("bf16", 0.05, 14), ("fp8", 0.05, 14), ("fp4", 0.5, 4)])
+def test_smaller_copies_load_and_stay_close(tiny, tmp_path, name, precision, most, coarse):
+    written, error = shrink(tiny / name, tmp_path / "small", precision, limit=most)
+    assert 0 < error < most
     assert sum(f.after for f in written) < sum(f.before for f in written) * 0.75
     place = {"SANA-WM_streaming": "sana_dit/model.pt", "SANA-WM_bidirectional": "dit/sana_wm_1600m_720p.safetensors"}
     inside = place.get(name, "transformer")
@@ -148,9 +180,9 @@ def test_smaller_copies_load_and_stay_close(tiny, tmp_path, name, precision):
     after = load_transformer(tmp_path / "small" / inside, dtype=torch.float32).state_dict()
     assert before.keys() == after.keys()
     changed = [n for n in before if not torch.equal(before[n].bfloat16(), after[n].bfloat16())]
-    assert bool(changed) == (precision == "fp8") and not [n for n in changed if "cam" in n or "t_embedder" in n]
+    assert bool(changed) == (precision != "bf16") and not [n for n in changed if "cam" in n or "t_embedder" in n]
     for n in before:
-        assert (before[n] - after[n]).abs().max() <= before[n].abs().max() / 14, n
+        assert (before[n] - after[n]).abs().max() <= before[n].abs().max() / coarse, n
     for path in (tmp_path / "small").rglob("*.safetensors"):
         names = load_file(path).keys()
         assert not [n for n in names if "vision_tower" in n or "audio" in n]
@@ -160,6 +192,19 @@ def test_a_model_that_loses_its_camera_is_not_written(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"answers the camera .* differently.*--allow_camera_error"):
         shrink(tiny / "SANA-WM_chunk_causal", tmp_path / "small", "fp8", limit=1e-4)
     assert not (tmp_path / "small").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_the_pocket_world_gets_smaller_too(tmp_path):
+    written, error = shrink("pocket", tmp_path / "small", "fp8", limit=1.0)
+    assert [f.name for f in written] == [f"transformer/{WEIGHTS}"] and 0 < error < 0.5
+    assert written[0].after < 0.75 * written[0].before
+    whole, small = (load_transformer(folder / "transformer") for folder in (POCKET, tmp_path / "small"))
+    assert response_error(camera_response(whole.float()), camera_response(small.float())) == pytest.approx(error)
+    for name in ("codec.safetensors", "text.safetensors", "preset.json"):
+        assert (tmp_path / "small" / name).read_bytes() == (POCKET / name).read_bytes()
+    with pytest.raises(ValueError, match="answers the camera"):
+        shrink("pocket", tmp_path / "refused", "fp8", limit=0.9 * error)
+    assert not (tmp_path / "refused").exists()
 
 
 def test_the_camera_probe():

@@ -1,5 +1,6 @@
 """Sessions: replay, branches, saving, causality, cutting of actions, constant memory, and what is refused."""
 
+import gc
 import json
 
 import numpy as np
@@ -7,14 +8,17 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sana_wm_core.background import BackgroundVideo
 from sana_wm_core.codecs.chunked import chunk_decoder
 from sana_wm_core.conditioning import camera_tensors
 from sana_wm_core.config import TransformerConfig
 from sana_wm_core.model import SanaWMTransformer
+from sana_wm_core.model.memory import Window
 from sana_wm_core.pipeline import Defaults, WorldPipeline
 from sana_wm_core.sampling.student import ChunkSampler, cut_camera
 from sana_wm_core.streaming import Session, WorldState
 from sana_wm_core.streaming.camera import CameraTrack, chunk_camera
+from sana_wm_core.video import GrowingVideo
 from torch import nn
 
 PICTURE = Image.fromarray(np.arange(32 * 48 * 3, dtype=np.uint8).reshape(32, 48, 3))
@@ -171,6 +175,31 @@ def test_the_state_stops_growing_but_for_the_held_keys(pipeline):
         sizes.append(session.state.bytes)
     grown = np.diff(sizes[2:])
     assert (grown == 24 * 8).all()
+
+
+def live_bytes():
+    """Bytes of every tensor that is still referred to by anything."""
+    gc.collect()
+    # issubclass of type: isinstance would wake lazy modules that warn.
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(held.values())
+
+
+@pytest.mark.parametrize("window, grows", [(Window(), False), (Window(1, sink=False), False), (Window(0), True)])
+def test_ten_times_the_frames_take_the_same_memory(pipeline, tmp_path, window, grows):
+    """4 and 40 chunks, 97 and 961 frames, the film included; a window without end is the one thing that grows."""
+    sampler = ChunkSampler((1000.0, 0.0), window=window)
+    session = Session.start(pipeline, PICTURE, "a street", sampler=sampler)
+    sizes = {}
+    with BackgroundVideo(GrowingVideo(tmp_path / "long.mp4", preset="ultrafast")) as video:
+        for chunk in range(1, 41):
+            video.append(session.advance().video)
+            if chunk in (4, 40):
+                sizes[chunk] = live_bytes()
+    assert session.state.frames == 961
+    own = session.state.bytes - session.state.track.held.nbytes
+    assert (sizes[40] - sizes[4] > own / 2) if grows else (sizes[40] - sizes[4] < 0.1 * own)
 
 
 def test_poses_and_keys_mix(pipeline):

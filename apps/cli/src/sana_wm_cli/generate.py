@@ -60,6 +60,9 @@ def generate(
     model_path: Annotated[
         str | None, _flag("model_path", "Other transformer weights: safetensors file, folder, or hf://owner/name/path.")
     ] = None,
+    streaming_root: Annotated[
+        Path | None, _flag("streaming_root", "Local folder of SANA-WM_streaming; the same as --model with it.")
+    ] = None,
     config: Annotated[str | None, _flag("config", "Another config.yaml: path or hf://owner/name/path.")] = None,
     num_frames: Annotated[
         int | None, _flag("num_frames", "At most this many, brought to 8k + 1. (released: 161; pocket: 65)")
@@ -74,7 +77,10 @@ def generate(
         float | None, _flag("flow_shift", "Shift of the noise levels. (the model's own; released: 9.8)")
     ] = None,
     sampling_algo: Annotated[
-        str, _flag("sampling_algo", "auto, flow_euler_ltx, flow_dpm-solver, chunk_flow_euler, self_forcing. (auto)")
+        str,
+        _flag(
+            "sampling_algo", "auto, flow_euler_ltx, flow_euler, flow_dpm-solver, chunk_flow_euler, self_forcing. (auto)"
+        ),
     ] = "auto",
     seed: Annotated[int, _flag("seed", "Noise seed; same seed, same bytes. (42)")] = 42,
     device: Annotated[str, _flag("device", "auto, cpu, cuda, cuda:1. (auto)")] = "auto",
@@ -119,6 +125,32 @@ def generate(
     streaming_preset: Annotated[
         str, _flag("streaming_preset", "x264 preset of a streamed MP4. (medium)", _STREAM)
     ] = "medium",
+    streaming_encoder: Annotated[
+        str, _flag("streaming_encoder", "libx264, or h264_nvenc on an NVIDIA GPU. (libx264)", _STREAM)
+    ] = "libx264",
+    output_mode: Annotated[
+        str,
+        _flag(
+            "output_mode", "Streamed frames: mp4, cpu (made, not written) or discard (left on the GPU). (mp4)", _STREAM
+        ),
+    ] = "mp4",
+    no_mp4: Annotated[bool, _flag("no_mp4", "The same as --output_mode discard.", _STREAM)] = False,
+    sample_frames_npz: Annotated[
+        Path | None, _flag("sample_frames_npz", "Also write every n-th streamed frame into this .npz.", _STREAM)
+    ] = None,
+    sample_frame_stride: Annotated[int, _flag("sample_frame_stride", "That n. (16)", _STREAM)] = 16,
+    benchmark_json: Annotated[
+        Path | None, _flag("benchmark_json", "Write seconds and frames per second of the stream here.", _STREAM)
+    ] = None,
+    benchmark_repeats: Annotated[
+        int, _flag("benchmark_repeats", "Make the stream this often: NAME_run01_streaming.mp4 and so on. (1)", _STREAM)
+    ] = 1,
+    profile_cuda: Annotated[
+        bool, _flag("profile_cuda", "Mark the stream for nsys --capture-range=cudaProfilerApi.", _STREAM)
+    ] = False,
+    no_compile: Annotated[
+        bool, _flag("no_compile", "Accepted for older scripts; nothing is compiled here anyway.", _STREAM)
+    ] = False,
     output_dir: Annotated[Path, _flag("output_dir", "Folder, made if absent. (out)", _OUT)] = Path("out"),
     name: Annotated[str, _flag("name", "File stem: NAME_generated.mp4. (output)", _OUT)] = "output",
     fps: Annotated[float | None, _flag("fps", "Frames per second of the MP4. (16)", _OUT)] = None,

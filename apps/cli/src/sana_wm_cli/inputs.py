@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 _LEAST_FREE_BYTES = 32 * 2**20
 # Spelled here too, so that a wrong flag is answered before the model's code is imported.
-ALGORITHMS = ("auto", "flow_euler_ltx", "flow_dpm-solver", "chunk_flow_euler", "self_forcing")
+ALGORITHMS = ("auto", "flow_euler_ltx", "flow_euler", "flow_dpm-solver", "chunk_flow_euler", "self_forcing")
 PRECISIONS = ("bf16", "fp8", "fp4")
+OUTPUT_MODES = ("mp4", "cpu", "discard")
+ENCODERS = ("libx264", "h264_nvenc")
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 
@@ -76,12 +78,29 @@ class Request:
     stage1_precision: str = "bf16"
     refiner_precision: str = "bf16"
     allow_camera_error: bool = False
+    streaming_root: Path | None = None
+    streaming_encoder: str = "libx264"
+    output_mode: str = "mp4"
+    no_mp4: bool = False
+    sample_frames_npz: Path | None = None
+    sample_frame_stride: int = 16
+    benchmark_json: Path | None = None
+    benchmark_repeats: int = 1
+    profile_cuda: bool = False
+    no_compile: bool = False
+
+    @property
+    def frames_go_to(self) -> str:
+        """Where streamed frames go: mp4, cpu or discard."""
+        return "discard" if self.no_mp4 else self.output_mode
 
     @property
     def source(self) -> str:
         """The model asked for; --model_path or --config alone name the repository or folder they lie in."""
         if self.model is not None:
             return self.model
+        if self.streaming_root is not None:
+            return str(self.streaming_root)
         for path in (self.model_path, self.config):
             if path is None:
                 continue
@@ -154,6 +173,8 @@ def _check_stages(request: Request) -> None:
     for flag, least in (
         ("sink_size", 1),
         ("refiner_block_size", 1),
+        ("sample_frame_stride", 1),
+        ("benchmark_repeats", 1),
         ("refiner_kv_max_frames", 2),
         ("num_frame_per_block", 1),
     ):
@@ -167,15 +188,44 @@ def _check_stages(request: Request) -> None:
         raise ValueError(f"--streaming_crf must be from 0 (lossless) to 51, such as 18; got {request.streaming_crf}")
     if request.streaming_preset not in PRESETS:
         raise ValueError(f"--streaming_preset {request.streaming_preset} is not one of {', '.join(PRESETS)}")
-    for flag in ("stage1_precision", "refiner_precision"):
-        if getattr(request, flag) not in PRECISIONS:
-            raise ValueError(f"--{flag} {getattr(request, flag)} is not one of {', '.join(PRECISIONS)}")
+    for flag, allowed in (
+        ("stage1_precision", PRECISIONS),
+        ("refiner_precision", PRECISIONS),
+        ("output_mode", OUTPUT_MODES),
+        ("streaming_encoder", ENCODERS),
+    ):
+        if getattr(request, flag) not in allowed:
+            raise ValueError(f"--{flag} {getattr(request, flag)} is not one of {', '.join(allowed)}")
+    _check_output(request)
     for flag in ("save_state", "refiner_lora"):
         path = getattr(request, flag)
         if path is not None and path.suffix != ".safetensors":
             raise ValueError(f"--{flag} takes a .safetensors file, such as world.safetensors; got {path}")
     if request.save_state is not None and not request.save_state.expanduser().resolve().parent.is_dir():
         raise ValueError(f"--save_state {request.save_state}: its folder does not exist; make it first")
+
+
+def _check_output(request: Request) -> None:
+    """Where streamed frames and what is measured of them go."""
+    if request.no_mp4 and request.output_mode == "cpu":
+        raise ValueError("--no_mp4 drops the frames and --output_mode cpu keeps them; give one of the two")
+    if request.sample_frames_npz is not None and request.frames_go_to == "discard":
+        raise ValueError("--sample_frames_npz needs the frames; use it with --output_mode cpu or mp4")
+    for flag, kind in (("sample_frames_npz", ".npz"), ("benchmark_json", ".json")):
+        path = getattr(request, flag)
+        if path is not None and path.suffix != kind:
+            raise ValueError(f"--{flag} takes a {kind} file, such as stream{kind}; got {path}")
+        if path is not None and not path.expanduser().resolve().parent.is_dir():
+            raise ValueError(f"--{flag} {path}: its folder does not exist; make it first")
+    root = request.streaming_root
+    if root is not None and request.model is not None:
+        raise ValueError("give one of --streaming_root and --model, not both; they name the same thing")
+    if root is not None and not root.expanduser().is_dir():
+        raise ValueError(f"--streaming_root does not exist: {root}; it is a local folder with sana_dit/ in it")
+    if root is not None and not (root.expanduser() / "sana_dit").is_dir():
+        raise ValueError(
+            f"--streaming_root {root}: no sana_dit/ in it; expected SANA-WM_streaming, see --model for others"
+        )
 
 
 def read_inputs(request: Request) -> Inputs:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sana_wm_cli.display import Display, quiet_libraries
 from sana_wm_cli.inputs import Inputs, Request, check_folder, check_request, read_inputs
 from sana_wm_cli.record import Clock, Made, describe_run
+from sana_wm_cli.rescue import missing_bytes, possible_changes, smallest_change
 
 if TYPE_CHECKING:
     import torch
@@ -46,10 +47,17 @@ def produce(request: Request) -> None:
         with clock.measure("load"):
             world = load(request)
             refiner = plan_refiner(world, request)
-        if streams(world, request):
-            begin_stream(world, refiner, request, inputs, clock, display)
-        else:
-            _produce_clip(world, refiner, request, inputs, clock, display)
+        chunked = streams(world, request)
+        if not chunked:
+            refuse_stream_flags(request)
+        make = begin_stream if chunked else _produce_clip
+        try:
+            make(world, refiner, request, inputs, clock, display)
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":
+                raise
+            changes = possible_changes(world, refiner, request, chunked)
+            raise ValueError(smallest_change(changes, missing_bytes(str(error)))) from error
 
 
 def _produce_clip(
@@ -80,6 +88,28 @@ def _produce_clip(
     write_text(stem.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     size = f"{made.frames} frames {made.height}x{made.width}"
     typer.echo(f"{stem.with_suffix('.mp4')}: {size} in {clock.total_s:.1f} s")
+
+
+def refuse_stream_flags(request: Request) -> None:
+    """Refuse what only a stream can give, before a whole clip is sampled.
+
+    Raises:
+        ValueError: A flag of streams was given.
+    """
+    asked = {
+        "benchmark_json": request.benchmark_json is not None,
+        "benchmark_repeats": request.benchmark_repeats > 1,
+        "sample_frames_npz": request.sample_frames_npz is not None,
+        "profile_cuda": request.profile_cuda,
+        "no_mp4": request.no_mp4,
+        "output_mode": request.output_mode != "mp4",
+    }
+    flags = [f"--{name}" for name, given in asked.items() if given]
+    if flags:
+        raise ValueError(
+            f"{', '.join(flags)}: for streams only, and this is made as a whole clip; use SANA-WM_streaming, or "
+            "--sampling_algo self_forcing with a codec that does not look ahead"
+        )
 
 
 def guess_lens(inputs: Inputs, request: Request, display: Display, clock: Clock) -> Inputs:

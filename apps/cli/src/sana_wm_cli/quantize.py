@@ -16,9 +16,9 @@ app = typer.Typer(
 
 @app.command()
 def quantize(
-    source: Annotated[Path, typer.Argument(help="Model folder in any published layout.", metavar="SOURCE")],
+    source: Annotated[Path, typer.Argument(help="Model folder in any layout, or pocket.", metavar="SOURCE")],
     target: Annotated[Path, typer.Argument(help="Folder to write; new or empty.", metavar="TARGET")],
-    precision: Annotated[str, typer.Option("--precision", help="bf16 or fp8.")] = "fp8",
+    precision: Annotated[str, typer.Option("--precision", help="bf16, fp8 or fp4 (NVFP4).")] = "fp8",
     allow_camera_error: Annotated[
         bool, typer.Option("--allow-camera-error", "--allow_camera_error", help="Write it even if it loses the camera.")
     ] = False,
@@ -26,10 +26,10 @@ def quantize(
     """Write a smaller copy of a model folder.
 
     Weights that nothing here runs are left out: Gemma-3's picture tower,
-    LTX-2's sound, optimisers. With fp8 the linear layers of both transformers
-    take one byte a weight. A model that answers its camera by more than a
-    tenth differently is not written; whether it follows it as well as before
-    says sana-wm bench.
+    LTX-2's sound, optimisers. The linear layers of both transformers take one
+    byte a weight with fp8, and little more than half a byte with fp4. A model
+    that answers its camera by more than a tenth differently is not written;
+    whether it follows it as well as before says sana-wm bench.
     """
     from sana_wm_core.fidelity import LIMIT
     from sana_wm_core.shrink import shrink

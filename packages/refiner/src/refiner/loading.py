@@ -157,15 +157,30 @@ def _tensors(folder: Path, wanted: dict[str, tuple[int, ...]]) -> Iterator[tuple
             with safe_open(file, "pt") as opened:
                 held = set(opened.keys())
                 for name in sorted(held & set(wanted)):
-                    shape = tuple(opened.get_slice(name).get_shape())
-                    if shape != wanted[name]:
-                        raise ValueError(f"{file}: {name} is {shape}, the config says {wanted[name]}; fetch it again")
+                    shape = wanted[name]
+                    packed = f"{name}_scale_2" in held
+                    stored = tuple(opened.get_slice(name).get_shape())
+                    if stored != ((shape[0], shape[1] // 2) if packed else shape):
+                        raise ValueError(f"{file}: {name} is {stored}, the config says {shape}; fetch it again")
                     tensor = opened.get_tensor(name)
-                    # sana-wm quantize stores linear layers in float8 with a scale per row.
-                    scale = opened.get_tensor(f"{name}_scale") if f"{name}_scale" in held else None
-                    yield name, tensor if scale is None else tensor.float() * scale
+                    # sana-wm quantize stores linear layers in float8 with a scale per row, or in NVFP4.
+                    if packed:
+                        tensor = _from_float4(tensor)
+                        step = opened.get_tensor(f"{name}_scale").float() * opened.get_tensor(f"{name}_scale_2")
+                        tensor *= step.repeat_interleave(shape[1] // step.shape[1], dim=1)
+                    elif f"{name}_scale" in held:
+                        tensor = tensor.float() * opened.get_tensor(f"{name}_scale")
+                    yield name, tensor
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file}: damaged or cut short ({_one_line(error)}); fetch it again") from error
+
+
+def _from_float4(packed: Tensor) -> Tensor:
+    """Values (out, in) float32 of e2m1 pairs (out, in / 2), the first of each in the low half of its byte."""
+    code = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1)
+    exponent, mantissa = (code >> 1 & 3).float(), (code & 1).float()
+    size = torch.where(exponent == 0, mantissa / 2, (1 + mantissa / 2) * torch.exp2(exponent - 1))
+    return torch.where(code >= 8, -size, size)
 
 
 def _files(folder: Path) -> list[Path]:

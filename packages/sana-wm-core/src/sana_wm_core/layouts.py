@@ -87,17 +87,16 @@ def open_world(
     folder = None if str(model) == "pocket" else loading._folder_of(str(model))
     hub_id = None if folder is None or Path(model).expanduser().is_dir() else str(model).removeprefix("hf://")
     layout = "pocket" if folder is None else layout_of(folder)
-    if folder is None or layout in ("pocket", "diffusers"):
-        pipeline = loading.load_pipeline(
-            model, config=config, weights=weights, dtype=dtype, device=device, offload_codec=offload_codec
-        )
-        refiner = None
-        if folder is not None and layout == "diffusers":
-            refiner = RefinerFolders(folder / "refiner", folder / "refiner" / "text_encoder", False)
-        return World(pipeline, layout, refiner)
+    _require_use(layout, config=config, weights=weights, codec=codec)
     device = torch.device(device)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    if layout == "streaming":
+    refiner = None
+    if folder is None or layout == "pocket":
+        pipeline = loading._load_pocket(folder)
+    elif layout == "diffusers":
+        pipeline = loading._load_published(folder, weights, dtype)
+        refiner = RefinerFolders(folder / "refiner", folder / "refiner" / "text_encoder", False)
+    elif layout == "streaming":
         pipeline = _load_streaming(folder, config, weights, codec, dtype)
         refiner = RefinerFolders(folder / "refiner_diffusers", folder / "gemma3_12b", True, hub_id)
     else:
@@ -106,7 +105,8 @@ def open_world(
         root = companion / "refiner"
         shared = hub_id if companion == folder else BIDIRECTIONAL
         refiner = RefinerFolders(root, root / "text_encoder", True, shared)
-    _check_parts(pipeline, folder)
+    if folder is not None and layout != "pocket":
+        _check_parts(pipeline, folder)
     pipeline.offload_codec = offload_codec
     return World(pipeline.to(device), layout, refiner)
 
@@ -131,6 +131,23 @@ def layout_of(folder: Path) -> str:
     )
 
 
+def _require_use(layout: str, **given: str | Path | None) -> None:
+    """Refuse files that a layout has no use for, rather than leave them out without a word."""
+    used = {"streaming": ("config", "weights", "codec"), "nvlabs": ("config", "weights"), "diffusers": ("weights",)}
+    flags = {"config": "--config", "weights": "--model_path", "codec": "--causal_vae_path"}
+    for name, path in given.items():
+        if path is not None and name not in used.get(layout, ()):
+            can = ", ".join(flags[other] for other in used.get(layout, ())) or "none"
+            raise ValueError(f"{flags[name]} {path}: a model in {layout} layout has no use for it (it takes: {can})")
+
+
+def _own_config(folder: Path) -> Path:
+    """config.yaml, or the one .yaml under another name that the streaming release's script brings along."""
+    named = folder / "config.yaml"
+    others = sorted(folder.glob("*.yaml"))
+    return others[0] if not named.is_file() and len(others) == 1 else named
+
+
 def _companion(folder: Path) -> Path:
     """The bidirectional release, whose codec and refiner the chunk-causal one shares."""
     beside = folder.parent / BIDIRECTIONAL.partition("/")[2]
@@ -140,7 +157,7 @@ def _companion(folder: Path) -> Path:
 def _load_nvlabs(
     folder: Path, companion: Path, config: str | Path | None, weights: str | Path | None, dtype: torch.dtype
 ) -> WorldPipeline:
-    config_file = fetch_file(config) if config else folder / "config.yaml"
+    config_file = fetch_file(config) if config else _own_config(folder)
     settings = loading._read_yaml(config_file)
     source = fetch_file(weights or _only(folder / "dit", "*.safetensors", "sana_wm_1600m_720p.safetensors (10 GB)"))
     encoder = _text_encoder((folder, companion), settings, dtype)
@@ -161,7 +178,7 @@ def _load_streaming(
     codec: str | Path | None,
     dtype: torch.dtype,
 ) -> WorldPipeline:
-    config_file = fetch_file(config) if config else folder / "config.yaml"
+    config_file = fetch_file(config) if config else _own_config(folder)
     settings = loading._read_yaml(config_file)
     source = fetch_file(weights or _only(folder / "sana_dit", "*.pt", "model.pt (the published training checkpoint)"))
     vae = fetch_file(codec or folder / "ltx2_causal_vae")

@@ -1,4 +1,4 @@
-"""Finds a world model and wires it up: the bundled pocket, a folder, or a hub id."""
+"""Reads the parts of a world model from disk; layouts says which of them a folder holds."""
 
 from __future__ import annotations
 
@@ -21,54 +21,21 @@ GEMMA = "Efficient-Large-Model/gemma-2-2b-it"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
-def load_pipeline(
-    model: str | Path = "pocket",
-    *,
-    config: str | Path | None = None,
-    weights: str | Path | None = None,
-    dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
-    offload_codec: bool = False,
-) -> WorldPipeline:
-    """Load a world model.
+def load_pipeline(model: str | Path = "pocket", **options: Any) -> WorldPipeline:
+    """Load a world model without its second stage; arguments and errors as of layouts.open_world."""
+    from sana_wm_core.layouts import open_world
 
-    Args:
-        model: "pocket" (bundled), a folder, or a hub id such as Efficient-Large-Model/SANA-WM_bidirectional. A folder
-            may hold a pocket world, the published diffusers layout, or the NVlabs layout.
-        config: Another config.yaml than the folder's own (NVlabs layout).
-        weights: Other transformer weights than the folder's own: a safetensors file or a diffusers folder.
-        dtype: Data type of transformer and text encoder; None = bfloat16 on a GPU, float32 on a CPU.
-        device: Where the model works.
-        offload_codec: Keep the codec off the GPU except while it works.
-
-    Raises:
-        ValueError: Nothing usable there, or files that do not fit each other; says what is missing and where it goes.
-    """
-    device = torch.device(device)
-    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    if str(model) == "pocket":
-        pipeline = _load_pocket(None)
-    else:
-        folder = _folder_of(str(model))
-        if (folder / "model_index.json").is_file():
-            pipeline = _load_published(folder, weights, dtype)
-        elif (folder / "preset.json").is_file():
-            pipeline = _load_pocket(folder)
-        elif (folder / "dit").is_dir() or (folder / "config.yaml").is_file():
-            pipeline = _load_nvlabs(folder, config, weights, dtype)
-        else:
-            raise ValueError(
-                f"{folder}: no model in this folder; expected model_index.json (diffusers layout), "
-                "dit/ with vae/ and config.yaml (NVlabs layout), or preset.json (pocket)"
-            )
-    pipeline.offload_codec = offload_codec
-    return pipeline.to(device)
+    return open_world(model, **options).pipeline
 
 
 def _folder_of(model: str) -> Path:
-    path = Path(model).expanduser()
+    from sana_wm_core.pocket import BUNDLED
+
+    path = BUNDLED.get(model, Path(model).expanduser())
     if path.is_dir():
         return path
+    if model in BUNDLED:
+        raise ValueError(f"{model}: its weights are not in this package; use pocket, or train them with runs/pocket_streaming.sh")
     if path.is_file():
         raise ValueError(f"{path}: is a file; --model takes pocket, a model folder or a hub id (owner/name)")
     hub_id = model.removeprefix("hf://")
@@ -78,7 +45,7 @@ def _folder_of(model: str) -> Path:
 
 
 def _load_pocket(folder: Path | None) -> WorldPipeline:
-    from sana_wm_core.pocket import WEIGHTS, load_pocket
+    from sana_wm_core.pocket import BUNDLED, load_pocket
 
     pocket = load_pocket(folder)
     preset = pocket.preset
@@ -94,8 +61,16 @@ def _load_pocket(folder: Path | None) -> WorldPipeline:
         translation_speed=preset.translation_speed,
         rotation_speed_deg=preset.rotation_speed_deg,
     )
+    if preset.chunk:
+        defaults = replace(
+            defaults,
+            sampler="self_forcing",
+            step_list=preset.step_list,
+            fixed_steps=bool(preset.step_list),
+            chunk=preset.chunk,
+        )
     return WorldPipeline(
-        pocket.velocity, pocket.codec, pocket.text_encoder, defaults, sources={"weights": folder or WEIGHTS}
+        pocket.velocity, pocket.codec, pocket.text_encoder, defaults, sources={"weights": folder or BUNDLED["pocket"]}
     )
 
 
@@ -110,35 +85,6 @@ def _load_published(folder: Path, weights: str | Path | None, dtype: torch.dtype
     sources = {"transformer": source, **{name: folder / name for name in parts if (folder / name).exists()}}
     defaults = replace(Defaults(), shift=float(shift))
     return WorldPipeline(transformer, _load_vae(folder / "vae"), text, defaults, sources=sources)
-
-
-def _load_nvlabs(
-    folder: Path, config: str | Path | None, weights: str | Path | None, dtype: torch.dtype
-) -> WorldPipeline:
-    _need(folder, "vae/config.json")
-    config_file = fetch_file(config) if config else folder / "config.yaml"
-    settings = _read_yaml(config_file)
-    if weights is None:
-        found = sorted((folder / "dit").glob("*.safetensors"))
-        if len(found) != 1:
-            raise ValueError(
-                f"{folder / 'dit'}: expected one .safetensors file, found {len(found)}; "
-                "put sana_wm_1600m_720p.safetensors (10 GB) there"
-            )
-        weights = found[0]
-    scheduler, text = settings.get("scheduler") or {}, settings.get("text_encoder") or {}
-    shift = scheduler.get("inference_flow_shift") or scheduler.get("flow_shift") or Defaults.shift
-    prefix = "\n".join(text["chi_prompt"] or []) if "chi_prompt" in text else RELEASED_PREFIX
-    length = int(text.get("model_max_length", TEXT_LENGTH))
-    local = [folder / name for name in ("text_encoder", "gemma-2-2b-it") if (folder / name / "config.json").is_file()]
-    gemma = local[0] if local else fetch_folder(GEMMA)
-    source = fetch_file(weights)
-    transformer = _load_transformer(source, dtype)
-    encoder = _load_gemma(gemma, gemma, dtype, prefix, length)
-    sources = {"transformer": source, "text_encoder": gemma, "vae": folder / "vae", "config": config_file}
-    sources = {name: path for name, path in sources.items() if path.exists()}
-    defaults = replace(Defaults(), shift=float(shift))
-    return WorldPipeline(transformer, _load_vae(folder / "vae"), encoder, defaults, sources=sources)
 
 
 def _load_transformer(source: Path, dtype: torch.dtype) -> nn.Module:

@@ -112,7 +112,7 @@ class Clip:
 
 
 class WorldPipeline:
-    """A world model ready to make clips; see load_pipeline for the usual way to get one.
+    """A world model ready to make clips; see layouts.open_world for the usual way to get one.
 
     Args:
         transformer: Velocity model with the call of SanaWMTransformer.

@@ -1,8 +1,8 @@
 """Writes a smaller copy of a model folder: fewer bits, and without the weights that nothing here runs.
 
-Left out are Gemma-3's picture tower, LTX-2's sound, and a training checkpoint's critic and optimisers. With fp8 the
-linear layers of both transformers are stored as float8 (e4m3) with one float32 scale per row, `NAME.weight_scale`; the
-loaders here turn them back. Cameras, recurrences, filters, norms and the codec keep their precision.
+Left out are Gemma-3's picture tower, LTX-2's sound, and a training checkpoint's critic and optimisers. With fp8 and fp4
+the linear layers of both transformers are stored as in stored.py; the loaders here turn them back. Cameras,
+recurrences, filters, norms and the codec keep their precision.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from torch import Tensor
 from sana_wm_core.convert import _place, _weights_of, _whole_folder
 from sana_wm_core.fidelity import LIMIT, camera_response, require_camera, response_error
 from sana_wm_core.layouts import layout_of
-from sana_wm_core.precision import REFINER_LAYERS, STAGE_1_LAYERS
+from sana_wm_core.pocket import WEIGHTS
+from sana_wm_core.precision import PRECISIONS, REFINER_LAYERS, STAGE_1_LAYERS
+from sana_wm_core.stored import GROUP, to_float4, to_float8
 from sana_wm_core.weights import load_transformer, read_checkpoint
 
-SCALE = "_scale"
-PRECISIONS = ("bf16", "fp8")
+_FORMATS = {"fp8": to_float8, "fp4": to_float4}
 _SOUND = re.compile(r"audio|av_cross_attn|a2v|v2a|video_to_audio")
 _SIGHT = re.compile(r"vision_tower|multi_modal_projector|vision_model")
 
@@ -52,9 +53,9 @@ def shrink(
     """Write the smaller copy; the folder appears whole or not at all.
 
     Args:
-        source: Model folder in any published layout.
+        source: Model folder in any published layout, or a pocket world's; "pocket" for the bundled one.
         target: Folder to write; must not exist, or be empty.
-        precision: "bf16" or "fp8".
+        precision: "bf16", "fp8" or "fp4".
         limit: How much the response to the camera may change; see fidelity.
 
     Returns:
@@ -63,13 +64,12 @@ def shrink(
     Raises:
         ValueError: Not a model folder, an unknown precision, a target that holds something, or damaged files.
     """
-    source, target = Path(source).expanduser(), Path(target).expanduser()
+    source, target = WEIGHTS if str(source) == "pocket" else Path(source).expanduser(), Path(target).expanduser()
     if precision not in PRECISIONS:
-        raise ValueError(f"--precision {precision} is not one of {', '.join(PRECISIONS)}; fp4 is chosen when running")
+        raise ValueError(f"--precision {precision} is not one of {', '.join(PRECISIONS)}")
     if not source.is_dir():
-        raise ValueError(f"{source}: no such folder; give a model folder, such as SANA-WM_bidirectional")
-    if layout_of(source) == "pocket":
-        raise ValueError(f"{source}: a pocket world; it is small already")
+        raise ValueError(f"{source}: no such folder; give a model folder, such as SANA-WM_bidirectional, or pocket")
+    layout_of(source)
     written = []
     with _whole_folder(target) as folder:
         for path in sorted(p for p in source.rglob("*") if p.is_file()):
@@ -89,7 +89,9 @@ def shrink(
 def _camera_error(source: Path, folder: Path) -> float:
     """Change of the response to the camera from one model folder to its copy; one model is in memory at a time."""
     layout = layout_of(source)
-    inside = Path("transformer") if layout == "diffusers" else _weights_of(source, layout).relative_to(source)
+    inside = (
+        Path("transformer") if layout in ("diffusers", "pocket") else _weights_of(source, layout).relative_to(source)
+    )
     before = camera_response(load_transformer(source / inside, dtype=torch.float32))
     return response_error(before, camera_response(load_transformer(folder / inside, dtype=torch.float32)))
 
@@ -119,14 +121,6 @@ def role_of(inside: Path) -> Role | None:
     return Role(None, None) if folders and folders[0] == "text_encoder" else None
 
 
-def to_float8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight (out, ...) in float8 and the scale of each of its rows, (out, 1, ...) float32."""
-    wide = weight.float()
-    largest = wide.abs().amax(dim=tuple(range(1, wide.ndim)), keepdim=True).clamp(min=1e-12)
-    scale = largest / torch.finfo(torch.float8_e4m3fn).max
-    return (wide / scale).to(torch.float8_e4m3fn), scale
-
-
 def _write(path: Path, target: Path, name: str, role: Role, precision: str) -> Shrunk:
     target.parent.mkdir(parents=True, exist_ok=True)
     out: dict[str, Tensor] = {}
@@ -139,8 +133,14 @@ def _write(path: Path, target: Path, name: str, role: Role, precision: str) -> S
             return
         tensor = read()
         layer = stored.removesuffix(".weight").removesuffix(".conv").removeprefix("model.")
-        if precision == "fp8" and role.linear is not None and _is_linear(stored, tensor) and role.linear.search(layer):
-            out[stored], out[stored + SCALE] = to_float8(tensor)
+        fewer = None
+        if role.linear is not None and _is_linear(stored, tensor) and role.linear.search(layer):
+            fewer = _FORMATS.get(precision)
+        # NVFP4 has no form for a width that its groups do not fill.
+        if fewer is to_float4 and tensor.shape[1] % GROUP:
+            fewer = None
+        if fewer is not None:
+            out.update({stored + end: made for end, made in fewer(tensor).items()})
         else:
             out[stored] = tensor.to(torch.bfloat16) if tensor.dtype == torch.float32 and tensor.ndim > 1 else tensor
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -81,14 +82,17 @@ class GrowingVideo:
         path: File to write; its folder must exist.
         fps: Frames per second.
         crf: Quality, 0 (lossless) to 51.
-        preset: x264 preset; faster ones make larger files.
+        preset: Preset of the encoder; faster ones make larger files.
+        encoder: libx264, or h264_nvenc on an NVIDIA GPU; see require_encoder.
     """
 
-    def __init__(self, path: str | Path, fps: float = 16, crf: int = 18, preset: str = "medium") -> None:
+    def __init__(
+        self, path: str | Path, fps: float = 16, crf: int = 18, preset: str = "medium", encoder: str = "libx264"
+    ) -> None:
         if not 0 < fps <= 1000:
             raise ValueError(f"the frame rate must be above 0 and at most 1000, such as 16; got {fps}")
         self.path, self.frames = Path(path), 0
-        self._fps, self._crf, self._preset = fps, crf, preset
+        self._fps, self._crf, self._preset, self._encoder = fps, crf, preset, encoder
         flags = "frag_keyframe+empty_moov+default_base_moof"
         options = {"movflags": flags, "frag_duration": "500000", "flush_packets": "1", "fflags": "+bitexact"}
         self._file = av.open(str(path), "w", format="mp4", options=options)
@@ -135,14 +139,39 @@ class GrowingVideo:
             self._file.close()
 
     def _open_stream(self, height: int, width: int) -> av.VideoStream:
-        # zerolatency: a frame leaves the encoder as soon as it enters
-        options = {"crf": str(self._crf), "preset": self._preset, "tune": "zerolatency", "threads": "1"}
-        stream = self._file.add_stream("libx264", rate=_rate(self._fps), options=options)
+        options = _encoder_options(self._encoder, self._preset, self._crf)
+        stream = self._file.add_stream(self._encoder, rate=_rate(self._fps), options=options)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.codec_context.colorspace = 6
         stream.codec_context.color_range = 1
         stream.codec_context.gop_size = max(1, round(self._fps))
         return stream
+
+
+def _encoder_options(encoder: str, preset: str, crf: int) -> dict[str, str]:
+    # A frame leaves the encoder as soon as it enters.
+    if encoder == "h264_nvenc":
+        return {"preset": preset, "cq": str(crf), "b": "0", "rc": "vbr", "zerolatency": "1", "delay": "0"}
+    return {"crf": str(crf), "preset": preset, "tune": "zerolatency", "threads": "1"}
+
+
+def require_encoder(encoder: str, preset: str = "medium") -> None:
+    """Make sure that an encoder works here, by opening it.
+
+    Raises:
+        ValueError: It does not, or does not know the preset.
+    """
+    try:
+        context: Any = av.CodecContext.create(encoder, "w")
+        context.options = _encoder_options(encoder, preset, 18)
+        context.width, context.height, context.pix_fmt = 256, 256, "yuv420p"
+        context.time_base = Fraction(1, 16)
+        context.open()
+    except (av.FFmpegError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"the encoder {encoder} with preset {preset} cannot be used here ({reason}); use libx264 with medium"
+        ) from error
 
 
 def keep_whole_fragments(path: str | Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sana_wm_core.config import TransformerConfig
+from sana_wm_core.stored import is_scale, restored, stored_shape
 
 if TYPE_CHECKING:
     from sana_wm_core.model import SanaWMTransformer
@@ -28,7 +29,6 @@ CLASS_NAME = "SanaWMTransformer3DModel"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _RENAMED = {"t_embedder.mlp.0.": "t_embedder.linear_1.", "t_embedder.mlp.2.": "t_embedder.linear_2."}
 # The absolute position table and the null caption of training; no forward pass reads them.
-_SCALE = "_scale"
 _DROPPED = ("pos_embed", "y_embedder.y_embedding")
 
 
@@ -189,45 +189,38 @@ def _weight_files(source: Path) -> list[Path]:
 def _tensors(file: Path, wanted: dict[str, Any], wrong: list[str]) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a file that fit; what does not is described in `wrong` without being read."""
     if file.suffix != ".safetensors":
-        yield from _checkpoint_tensors(file, wanted, wrong)
+        # A training checkpoint: the generator's tensors, whose names begin with `model.`.
+        tensors = read_checkpoint(file)
+        yield from _fitting(set(tensors), tensors.__getitem__, tensors.__getitem__, wanted, wrong)
         return
     try:
         with safe_open(file, "pt") as opened:
-            held = set(opened.keys())
-            for stored in sorted(held):
-                name = published_name(stored)
-                if name is None or stored.removesuffix(_SCALE) in held - {stored}:
-                    continue
-                shape = tuple(opened.get_slice(stored).get_shape())
-                if name not in wanted:
-                    wrong.append(f"{stored} is unknown")
-                elif shape != tuple(wanted[name].shape):
-                    wrong.append(f"{name} is {shape}, expected {tuple(wanted[name].shape)}")
-                else:
-                    scale = opened.get_tensor(stored + _SCALE) if stored + _SCALE in held else None
-                    yield name, unscaled(opened.get_tensor(stored), scale)
+            yield from _fitting(set(opened.keys()), opened.get_tensor, opened.get_slice, wanted, wrong)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file}: damaged or cut short ({' '.join(str(error).split())}); fetch it again") from error
 
 
-def _checkpoint_tensors(file: Path, wanted: dict[str, Any], wrong: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """The same of a training checkpoint: the generator's tensors, whose names begin with `model.`."""
-    held = read_checkpoint(file)
-    for stored, tensor in held.items():
+def _fitting(
+    held: set[str],
+    get: Callable[[str], Tensor],
+    peek: Callable[[str], Any],
+    wanted: dict[str, Any],
+    wrong: list[str],
+) -> Iterator[tuple[str, Tensor]]:
+    for stored in sorted(held):
         name = published_name(stored)
-        if name is None or (stored.endswith(_SCALE) and stored.removesuffix(_SCALE) in held):
+        if name is None or is_scale(stored, held):
             continue
         if name not in wanted:
             wrong.append(f"{stored} is unknown")
-        elif tuple(tensor.shape) != tuple(wanted[name].shape):
-            wrong.append(f"{name} is {tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}")
+            continue
+        shape = tuple(wanted[name].shape)
+        found = peek(stored)
+        found = tuple(found.shape if isinstance(found, Tensor) else found.get_shape())
+        if found != stored_shape(stored, held, shape):
+            wrong.append(f"{name} is {found}, expected {shape}")
         else:
-            yield name, unscaled(tensor, held.get(stored + _SCALE))
-
-
-def unscaled(tensor: Tensor, scale: Tensor | None) -> Tensor:
-    """A weight as it was before it was stored in float8 with a scale per row; others as they are."""
-    return tensor if scale is None else tensor.float() * scale
+            yield name, restored(stored, held, get, shape)
 
 
 def read_checkpoint(file: Path) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from sana_wm_core.sampling.dpm import DPMSampler
 from sana_wm_core.sampling.sampler import Conditions, Progress, Sampler
 from sana_wm_core.sampling.student import ChunkSampler, grid_steps
 
-ALGORITHMS = ("auto", "flow_euler_ltx", "flow_dpm-solver", "chunk_flow_euler", "self_forcing")
+ALGORITHMS = ("auto", "flow_euler_ltx", "flow_euler", "flow_dpm-solver", "chunk_flow_euler", "self_forcing")
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ def choose_sampler(
     """
     if name == "flow_euler_ltx":
         return Sampler(steps, guidance, shift)
+    if name == "flow_euler":
+        return Sampler(steps, guidance, shift, keep_picture=False)
     if name == "flow_dpm-solver":
         return DPMSampler(steps, guidance, shift)
     if name == "chunk_flow_euler":

@@ -15,7 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from sana_wm_core.sampling.chunks import training_chunks
-from sana_wm_core.sampling.sampler import Conditions, Progress, Sampler, batch_conditions, euler_step
+from sana_wm_core.sampling.sampler import (
+    Conditions,
+    Progress,
+    Sampler,
+    batch_conditions,
+    begin,
+    euler_step,
+    guided_velocity,
+)
 from sana_wm_core.sampling.schedule import TRAIN_TIMESTEPS, sigma_grid
 from sana_wm_core.sampling.student import cut_camera
 
@@ -71,8 +79,7 @@ class ChunkFlowSampler:
         text, mask, _ = batch_conditions(conditions, self.guidance > 1)
         copies = text.shape[0]
         ends = [*starts[1:], frames]
-        latents = noise.clone()
-        latents[:, :, :1] = first_latent.to(latents)
+        latents = begin(noise, first_latent)
         total = begins[-1] + self.steps
         began_s = time.monotonic()
         for step in range(total):
@@ -81,18 +88,17 @@ class ChunkFlowSampler:
             sigma = frame_levels(levels, [step - begin for begin in begins[:active]], starts[:active], end)
             timestep = sigma * TRAIN_TIMESTEPS
             camera = cut_camera(conditions.camera, 0, end)
-            velocity = model(
-                latents[:, :, :end].expand(copies, -1, -1, -1, -1),
-                timestep.expand(copies, 1, -1),
+            camera = {name: tensor.expand(copies, *tensor.shape[1:]) for name, tensor in camera.items()}
+            velocity = guided_velocity(
+                model,
+                latents[:, :, :end],
+                timestep,
                 text,
+                self.guidance,
                 encoder_attention_mask=mask,
-                return_dict=False,
                 chunk_index=starts[:active],
-                **{name: tensor.expand(copies, *tensor.shape[1:]) for name, tensor in camera.items()},
-            )[0]
-            if copies == 2:
-                negative, positive = velocity.chunk(2)
-                velocity = negative + self.guidance * (positive - negative)
+                **camera,
+            )
             moved = euler_step(latents[:, :, :end], velocity, timestep / TRAIN_TIMESTEPS, levels)
             latents = torch.cat([moved, latents[:, :, end:]], dim=2)
             if on_step is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -74,6 +74,20 @@ class Progress:
         return self.elapsed_s / self.step * (self.steps - self.step)
 
 
+class Walk(NamedTuple):
+    """The way from noise to data.
+
+    Attributes:
+        timesteps: (n,) float32 timesteps the model is asked at.
+        levels: (n + 1,) noise levels, the last 0.
+        move: Latents after a step: takes latents, velocity, each frame's timestep (t,) and the step's number from 0.
+    """
+
+    timesteps: Tensor
+    levels: Tensor
+    move: Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+
 @dataclass(frozen=True)
 class Sampler:
     """Whole-clip Euler sampler with classifier-free guidance.
@@ -82,6 +96,8 @@ class Sampler:
         steps: Euler steps.
         guidance: v = v_negative + guidance (v_text - v_negative); 1 or less turns guidance off and halves the work.
         shift: Flow shift of the noise levels.
+        keep_picture: Whether latent frame 0 stays the picture. Without it every frame has the same timestep and the
+            picture drifts: the original script's flow_euler.
 
     Reference: SANA-WM (arXiv 2605.15178), inference of the bidirectional model.
     """
@@ -89,6 +105,7 @@ class Sampler:
     steps: int = 60
     guidance: float = 5.0
     shift: float = 9.8
+    keep_picture: bool = True
 
     @torch.no_grad()
     def __call__(
@@ -111,38 +128,58 @@ class Sampler:
         Returns:
             Latents (1, c, t, y, x); frame 0 equals first_latent bit for bit.
         """
-        assert noise.shape[0] == 1 and noise.shape[3:] == first_latent.shape[3:], (noise.shape, first_latent.shape)
-        levels = sigma_grid(self.steps, self.shift).to(noise.device)
-        guided = self.guidance > 1
-        text, mask, camera = batch_conditions(conditions, guided)
-        copies = 2 if guided else 1
-
-        latents = noise.clone()
-        latents[:, :, :1] = first_latent.to(latents)
+        walk = self.walk(noise.device)
+        text, mask, camera = batch_conditions(conditions, self.guidance > 1)
+        latents = begin(noise, first_latent)
         given = torch.zeros(latents.shape[2], dtype=torch.bool, device=latents.device)
-        given[0] = True
+        given[0] = self.keep_picture
 
         began_s = time.monotonic()
-        for step in range(self.steps):
-            # Timesteps first, levels from them: the float32 round trip is part of the reference's arithmetic.
-            timestep = (levels[step] * TRAIN_TIMESTEPS).expand(len(given)).masked_fill(given, 0.0)
-            velocity = model(
-                latents.expand(copies, -1, -1, -1, -1),
-                timestep.expand(copies, 1, -1),
-                text,
-                encoder_attention_mask=mask,
-                return_dict=False,
-                **camera,
-            )[0]
-            if guided:
-                negative, positive = velocity.chunk(2)
-                velocity = negative + self.guidance * (positive - negative)
-            moved = euler_step(latents, velocity, timestep / TRAIN_TIMESTEPS, levels)
+        for step, moment in enumerate(walk.timesteps):
+            timestep = moment.expand(len(given)).masked_fill(given, 0.0)
+            velocity = guided_velocity(
+                model, latents, timestep, text, self.guidance, encoder_attention_mask=mask, **camera
+            )
+            moved = walk.move(latents, velocity, timestep, step)
             latents = torch.where(given.view(1, 1, -1, 1, 1), latents, moved)
             if on_step is not None:
                 elapsed_s = time.monotonic() - began_s
-                on_step(Progress(step + 1, self.steps, float(levels[step + 1]), latents, elapsed_s))
+                on_step(Progress(step + 1, self.steps, float(walk.levels[step + 1]), latents, elapsed_s))
         return latents
+
+    def walk(self, device: torch.device) -> Walk:
+        """The steps of a clip; other whole-clip samplers differ in this."""
+        levels = sigma_grid(self.steps, self.shift).to(device)
+
+        def move(latents: Tensor, velocity: Tensor, timestep: Tensor, step: int) -> Tensor:
+            # Timesteps first, levels from them: the float32 round trip is part of the reference's arithmetic.
+            return euler_step(latents, velocity, timestep / TRAIN_TIMESTEPS, levels)
+
+        return Walk(levels[:-1] * TRAIN_TIMESTEPS, levels, move)
+
+
+def begin(noise: Tensor, first_latent: Tensor) -> Tensor:
+    """Noise (1, c, t, y, x) whose frame 0 is the picture, (1, c, 1, y, x)."""
+    assert noise.shape[0] == 1 and noise.shape[3:] == first_latent.shape[3:], (noise.shape, first_latent.shape)
+    latents = noise.clone()
+    latents[:, :, :1] = first_latent.to(latents)
+    return latents
+
+
+def guided_velocity(
+    model: Callable[..., Any], latents: Tensor, timestep: Tensor, text: Any, guidance: float, **conditions: Any
+) -> Tensor:
+    """Ask the model once: the velocity (1, c, t, y, x) of latents at timesteps (t,).
+
+    With guidance above 1, text and conditions hold the negative prompt's and the prompt's, in this order.
+    """
+    copies = 2 if guidance > 1 else 1
+    many = latents.expand(copies, -1, -1, -1, -1)
+    velocity = model(many, timestep.expand(copies, 1, -1), text, return_dict=False, **conditions)[0]
+    if copies == 1:
+        return velocity
+    negative, positive = velocity.chunk(2)
+    return negative + guidance * (positive - negative)
 
 
 def euler_step(latents: Tensor, velocity: Tensor, sigma: Tensor, levels: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from sana_wm_core.model import SanaWMTransformer
 from sana_wm_core.model.clip import BlockMemory
 from sana_wm_core.model.memory import Memory, ReadText, Window, after_chunk
 from sana_wm_core.sampling.chunks import bounds, streaming_chunks
-from sana_wm_core.sampling.sampler import Conditions, batch_conditions, euler_step
+from sana_wm_core.sampling.sampler import Conditions, batch_conditions, begin, euler_step, guided_velocity
 from sana_wm_core.sampling.schedule import TRAIN_TIMESTEPS, sigma_grid
 
 STUDENT_STEPS = (1000.0, 960.0, 889.0, 727.0, 0.0)
@@ -107,11 +107,9 @@ class ChunkSampler:
             Latents (1, c, n, y, x), and the memory after them.
         """
         camera = {name: tensor.expand(self.copies, *tensor.shape[1:]) for name, tensor in camera.items()}
-        latents = noise.clone()
+        latents = noise if first_latent is None else begin(noise, first_latent)
         given = torch.zeros(noise.shape[2], dtype=torch.bool, device=noise.device)
-        if first_latent is not None:
-            latents[:, :, :1] = first_latent.to(latents)
-            given[0] = True
+        given[0] = first_latent is not None
         times = torch.tensor(self.steps, device=noise.device)
         levels = times / TRAIN_TIMESTEPS
         for time in times[:-1]:
@@ -168,19 +166,7 @@ class ChunkSampler:
     ) -> Tensor:
         # A list nobody reads marks the pass of the very first chunk as a streaming one.
         kept = [] if kept is None and memory is None else kept
-        velocity = model(
-            latents.expand(self.copies, -1, -1, -1, -1),
-            timestep.expand(self.copies, 1, -1),
-            text,
-            return_dict=False,
-            memory=memory,
-            kept=kept,
-            **camera,
-        )[0]
-        if self.copies == 1:
-            return velocity
-        negative, positive = velocity.chunk(2)
-        return negative + self.guidance * (positive - negative)
+        return guided_velocity(model, latents, timestep, text, self.guidance, memory=memory, kept=kept, **camera)
 
 
 def cut_camera(camera: dict[str, Tensor], first: int, end: int) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ class Piece(NamedTuple):
     """What a chunk brings.
 
     Attributes:
-        video: (f, H, W, 3) uint8.
+        video: (f, H, W, 3) uint8; without rows and columns where the session does not deliver.
         latents: (1, c, n, y, x), refined where there is a refiner.
         c2w: (f, 4, 4) float32 poses of the frames, relative to the session's first.
     """
@@ -42,6 +42,8 @@ class Piece(NamedTuple):
 
 class Session:
     """One line through a world. `state` is the moment it is at; take it to branch, to save, or to come back.
+
+    Set `delivers` to False to leave decoded frames where they are, as when only the speed is wanted.
 
     Args:
         pipeline: The model's parts.
@@ -56,6 +58,7 @@ class Session:
     def __init__(self, pipeline: WorldPipeline, state: WorldState, refine: Refine | None = None) -> None:
         require_model(state, pipeline.transformer)
         self.pipeline, self.state, self.refine = pipeline, state, refine
+        self.delivers = True
         settings = state.settings
         window = Window(settings.window, settings.sink)
         self._sampler = ChunkSampler(settings.steps, settings.guidance, settings.chunk, window)
@@ -206,7 +209,7 @@ class Session:
             finished, refiner = self.refine(latents, refiner)
         with pipeline._working_codec():
             video, decoder = self._decode(finished, state.decoder)
-        pixels = to_pixels(video[0])
+        pixels = to_pixels(video[0]) if self.delivers else np.empty((video.shape[2], 0, 0, 3), np.uint8)
         if first and self.refine is not None:
             pixels, poses = pixels[1:], poses[1:]
         self.state = replace(
