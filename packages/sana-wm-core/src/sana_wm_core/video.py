@@ -140,7 +140,7 @@ class GrowingVideo:
 
     def _open_stream(self, height: int, width: int) -> av.VideoStream:
         options = _encoder_options(self._encoder, self._preset, self._crf)
-        stream = self._file.add_stream(self._encoder, rate=_rate(self._fps), options=options)
+        stream: Any = self._file.add_stream(self._encoder, rate=_rate(self._fps), options=options)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.codec_context.colorspace = 6
         stream.codec_context.color_range = 1
