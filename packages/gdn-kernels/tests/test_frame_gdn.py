@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from gdn_kernels import FrameState, frame_gdn, frame_gdn_camera
-from gdn_kernels.frame_gdn import chunked, reference
+from gdn_kernels.frame_gdn import reference
 from torch import Tensor
 
 SIZES = [(1, 1, 1, 3, 2), (2, 2, 3, 5, 16), (1, 3, 9, 7, 24), (1, 2, 4, 13, 112), (2, 1, 5, 6, 32)]
@@ -33,13 +33,6 @@ def _rope(n: int, d: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, T
 
 def _error(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).norm() / b.double().norm())
-
-
-@pytest.fixture
-def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send small tensors down the tiled schedule too, two frames at a time."""
-    monkeypatch.setattr(chunked, "_WHOLE_BELOW", 0)
-    monkeypatch.setattr(chunked, "_TILE_TOKENS", 12)
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
@@ -73,21 +66,7 @@ def test_gradients_in_float64(backend: str) -> None:
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("resets", [False, True], ids=["bidirectional", "chunks"])
-def test_chunked_equals_reference(size: tuple[int, ...], resets: bool) -> None:
-    _compare(size, resets)
-
-
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("resets", [False, True], ids=["bidirectional", "chunks"])
-def test_tiles_equal_reference(
-    size: tuple[int, ...], resets: bool, tiles: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(float("nan")))  # unwritten memory shows
-    _compare(size, resets)
-
-
-def _compare(size: tuple[int, ...], resets: bool) -> None:
+def test_every_schedule_equals_reference(size: tuple[int, ...], resets: bool, schedule: str) -> None:
     b, h, t, s, d = size
     x = _inputs(b, h, t, s, d, seed=t)
     exact = {name: value.double() for name, value in x.items()}

@@ -16,19 +16,8 @@ def _cut(x: dict[str, Tensor], s: int, a: int, b: int) -> dict[str, Tensor]:
     return {n: y[:, a * s : b * s] if n in "qkv" else y[:, :, a:b] for n, y in x.items()}
 
 
-@pytest.fixture
-def unwritten_memory_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    empty, empty_like = torch.empty, torch.empty_like
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(float("nan")))
-    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(float("nan")))
-
-
-@pytest.mark.parametrize("tiled", [False, True], ids=["one block", "blocks"])
 @pytest.mark.parametrize("d", [16, 24, 64, 112, 128])
-def test_every_head_width(d: int, tiled: bool, unwritten_memory_shows: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    if tiled:
-        monkeypatch.setattr(chunked, "_WHOLE_BELOW", 0)
-        monkeypatch.setattr(chunked, "_TILE_TOKENS", 20)
+def test_every_head_width(d: int, schedule: str) -> None:
     x = cases.inputs(1, 2, 3, 7, d, seed=d, e=16)
     exact = {n: y.double() for n, y in x.items()}
     starts = torch.tensor([True, False, True])
@@ -61,7 +50,7 @@ def test_pieces_equal_the_whole(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("call", [frame_gdn, frame_gdn_camera], ids=["main", "camera"])
 @pytest.mark.parametrize("name", ["q", "k", "v", "beta", "log_gamma"])
-def test_later_chunks_change_nothing_earlier(call, name: str) -> None:
+def test_later_chunks_change_nothing_earlier(call, name: str, schedule: str) -> None:
     t, s, edge = 7, 3, 4
     x = cases.inputs(1, 2, t, s, 8)
     starts = torch.zeros(t, dtype=torch.bool)
@@ -75,7 +64,7 @@ def test_later_chunks_change_nothing_earlier(call, name: str) -> None:
     assert not torch.equal(before[:, edge * s :], after[:, edge * s :])
 
 
-def test_masked_frames_are_not_there() -> None:
+def test_masked_frames_are_not_there(schedule: str) -> None:
     t, s, hidden = 5, 3, 2
     x = cases.inputs(1, 2, t, s, 8, torch.float64)
     x["beta"][:, :, hidden] = 0

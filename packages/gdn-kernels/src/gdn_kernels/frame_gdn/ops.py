@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gdn_kernels.backend import phases
+from gdn_kernels.frame_gdn import by_head
 from gdn_kernels.frame_gdn.parts import Memories, Rope, Summary
 from gdn_kernels.frame_gdn.state import FrameState
 
@@ -36,15 +37,17 @@ def run_forward(
     """out, final kv, final z; then den, P, P_z, F, R, zf, zr for the backward, empty unless save."""
     run, rope = phases(backend), _rope(cos, sin)
     first = None if kv is None else FrameState(kv, z)
-    summary = run.summary(k, v, beta, rope, eps is not None)
-    memories, final = run.scan(summary, log_gamma, chunk_starts, first, None, keep=save)
-    out, den = run.readout(q, memories, rope, eps)
-    empty = final.kv.new_empty(0)
-    states = (out, final.kv, empty if final.z is None else final.z)
-    if not save:
-        return (*states, *(final.kv.new_empty(0) for _ in range(7)))
-    kept = (den, summary.p, summary.p_z, memories.f, memories.r, memories.zf, memories.zr)
-    return (*states, *(final.kv.new_empty(0) if x is None else x for x in kept))
+    kept: tuple[Tensor | None, ...] = (None,) * 7
+    if backend == "torch" and not save and by_head.suits(q):
+        out, final = by_head.forward(q, k, v, beta, log_gamma, rope, chunk_starts, first, eps)
+    else:
+        summary = run.summary(k, v, beta, rope, eps is not None)
+        memories, final = run.scan(summary, log_gamma, chunk_starts, first, None, keep=save)
+        out, den = run.readout(q, memories, rope, eps)
+        if save:
+            kept = (den, summary.p, summary.p_z, memories.f, memories.r, memories.zf, memories.zr)
+    den, p, p_z, f, r, zf, zr = (final.kv.new_empty(0) if x is None else x for x in kept)
+    return out, final.kv, final.kv.new_empty(0) if final.z is None else final.z, den, p, p_z, f, r, zf, zr
 
 
 forward = torch.library.custom_op("gdn::forward", run_forward, mutates_args=())

@@ -24,7 +24,7 @@ def scan(
     keep: bool = True,
 ) -> tuple[Memories, FrameState]:
     """Memory of every frame and the forward one after the last; with keep=False both directions come summed."""
-    gamma, stops = log_gamma.to(summary.a.dtype).exp(), _stops(restart, log_gamma)
+    gamma, stops = log_gamma.to(summary.a.dtype).exp(), stops_of(restart, log_gamma)
     f, r, kv = _both_ways(summary.p, summary.a, gamma, stops, kv_of(first), kv_of(last), keep)
     if summary.a_z is None:
         return Memories(f, r), FrameState(kv)
@@ -49,7 +49,7 @@ def scan_backward(
     forward memory, first_gradient from what the reverse scan handed to earlier frames. Returns the adjoint, the
     gradient of log_gamma, and the gradients of the first forward and the last reverse memory.
     """
-    gamma, stops = log_gamma.to(read.kv.dtype).exp(), _stops(restart, log_gamma)
+    gamma, stops = log_gamma.to(read.kv.dtype).exp(), stops_of(restart, log_gamma)
     assert memories.r is not None
     g, h, d_log_gamma, left, right = _both_ways_back(
         summary.p, gamma, stops, memories.f, memories.r, kv_of(first), read.kv,
@@ -70,7 +70,7 @@ def composite(
     summary: Summary, log_gamma: Tensor, restart: Tensor | None, first: FrameState | None = None
 ) -> Composite:
     """The whole run as one map. A first memory, if given, is taken into psi."""
-    gamma, stops = log_gamma.to(summary.a.dtype).exp(), _stops(restart, log_gamma)
+    gamma, stops = log_gamma.to(summary.a.dtype).exp(), stops_of(restart, log_gamma)
     phi, kv, back = _run(summary.p, summary.a, gamma, stops, kv_of(first))
     passes = torch.tensor(float(not any(stops)), dtype=phi.dtype, device=phi.device)
     if summary.a_z is None:
@@ -194,5 +194,6 @@ def _column(state: FrameState | None) -> Tensor | None:
     return None if state is None or state.z is None else state.z[..., None]
 
 
-def _stops(restart: Tensor | None, log_gamma: Tensor) -> list[bool]:
+def stops_of(restart: Tensor | None, log_gamma: Tensor) -> list[bool]:
+    """For every frame, whether the reverse scan restarts there."""
     return [False] * log_gamma.shape[-1] if restart is None else [bool(x) for x in restart.tolist()]
