@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from sana_wm_core.model.memory import Memory, Window
+from sana_wm_core.sampling.sampler import Conditions
+from sana_wm_core.sampling.student import ChunkSampler
 from sana_wm_core.training.clips import open_clips
 from sana_wm_core.training.distill.dmd import critic_loss, dmd_gradient, generator_loss, guided, noised, score_level
 from sana_wm_core.training.distill.ode import OdeTrainer, ode_errors, walk, write_walks
-from sana_wm_core.training.distill.rollout import roll_out, step_levels
+from sana_wm_core.training.distill.rollout import behind_clean, roll_out, step_levels
 from sana_wm_core.training.distill.self_forcing import SelfForcingTrainer
 from sana_wm_core.training.run import check_step_list
 from sana_wm_core.training.stages import Distill, Stage
@@ -50,7 +52,7 @@ def _ode(clips: Path, out: Path, walks: Path, **changes: dict[str, Any]) -> OdeT
 def walks(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("walks")
     teacher = make_trainer(make_stage(), clips, out / "teacher")
-    write_walks(_stage("ode"), teacher.model, teacher.batches, out, parts=2)
+    write_walks(_stage("ode"), teacher.model, teacher.batches, out, parts=2, together=3)
     return out
 
 
@@ -65,7 +67,7 @@ def test_walks_start_in_noise_end_where_the_teacher_went_and_keep_the_first_fram
         return (torch.ones_like(x),)
 
     noise = torch.randn(batch.clean.shape)
-    states = walk(straight, batch, STEPS, noise, parts=4)
+    (states,) = walk(straight, batch, STEPS, noise, parts=4)
     assert states.shape == (4, *batch.clean.shape[1:])
     assert torch.equal(states[:, :, 0], batch.clean[0, :, 0].expand(4, -1, -1, -1))
     for state, level in zip(states, step_levels(STEPS), strict=True):
@@ -131,6 +133,42 @@ def test_invariants_31_32_a_rollout_has_gradient_in_its_last_calls_only(clips: P
     fresh = lambda chunk, step: torch.ones(batch.clean.shape)  # noqa: E731
     roll_out(trainer.velocity, *arguments, 2, Window(2, True), fresh).sum().backward()
     assert torch.equal(trainer.trained["blocks.0.attn.qkv.weight"].grad, total)
+
+
+def test_behind_clean_data_a_chunk_meets_what_a_session_shows_it(clips: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(_stage("ode", objective={"clean_past": 1.0}), clips, tmp_path / "run")
+    batch = trainer.batches([0, 1], 0)
+    assert batch.behind_clean and batch.starts == [0, 3]
+    # Where the chunks themselves are clean there is no difference to one pass over the whole clip.
+    still = torch.zeros_like(batch.clip.timestep)
+    whole = trainer.predict(batch.clean, still, batch.conditions)
+    chunked = behind_clean(trainer.velocity, batch.clean, still, batch.clean, batch.conditions, batch.starts)
+    torch.testing.assert_close(chunked, whole, atol=2e-5, rtol=2e-5)
+    # Noise in the first chunk does not reach the second, as it does in one pass.
+    other = batch.clip.latents.clone()
+    other[:, :, 1:3] += 1
+    seen = [trainer.predict_clip(batch, x, batch.clip.timestep) for x in (batch.clip.latents, other)]
+    assert torch.equal(seen[0][:, :, 3:], seen[1][:, :, 3:]) and not torch.equal(seen[0][:, :, :3], seen[1][:, :, :3])
+    plain = batch._replace(behind_clean=False)
+    seen = [trainer.predict_clip(plain, x, batch.clip.timestep) for x in (batch.clip.latents, other)]
+    assert not torch.equal(seen[0][:, :, 3:], seen[1][:, :, 3:])
+    trainer.step()  # and it trains
+
+
+def test_a_rollout_without_fresh_noise_walks_as_the_sampler_does(clips: Path, tmp_path: Path) -> None:
+    trainer = _self_forcing(
+        clips, tmp_path / "run", distill={"job": "self_forcing", "step_list": STEPS, "renoise": False}
+    )
+    batch, last = trainer.batches([0], 0), len(STEPS) - 2
+    place = next(n for n in range(60) if trainer.exit_step(n) == last)
+    noise = trainer._noise(batch, place, "rollout")
+    conditions = Conditions(
+        batch.conditions["encoder_hidden_states"], batch.conditions["encoder_attention_mask"],
+        camera={k: batch.conditions[k] for k in ("camera_conditions", "chunk_plucker")},
+    )  # fmt: skip
+    sampled = ChunkSampler(STEPS, 1.0, 2)(trainer.velocity, batch.clean[:, :, :1], noise, conditions)
+    with torch.no_grad():
+        torch.testing.assert_close(trainer.rollout(batch, place), sampled, atol=2e-5, rtol=2e-5)
 
 
 def test_a_rollout_in_bfloat16_still_brings_gradients_to_the_weights(clips: Path, tmp_path: Path) -> None:

@@ -122,6 +122,17 @@ def test_invariant_19_clean_prefix_only_in_its_mode() -> None:
         assert (clean == 60) == (mode == "teacher_forcing_clean")
 
 
+def test_behind_clean_data_chunks_have_levels_of_their_own_in_their_share_of_steps() -> None:
+    law = Objective(chunk_frames=3, first_frame_given=1.0, clean_past=0.75)
+    draws = [draw_clip(law, (1, 13, 1, 1), 3, step, "a") for step in range(400)]
+    chosen = [d for d in draws if d.mode == "clean_past"]
+    assert abs(len(chosen) / 400 - 0.75) < 0.1
+    assert [d.mode == "clean_past" for d in draws] == [law.behind_clean(3, step) for step in range(400)]
+    falling = sum(d.index_t[4] < d.index_t[1] for d in chosen) / len(chosen)
+    assert 0.4 < falling < 0.6  # the mixture never falls
+    assert not Objective(clean_past=1.0).behind_clean(3, 0), "a clip of one chunk has no past"
+
+
 def test_invariant_20_frames_that_do_not_count_get_no_gradient() -> None:
     g = torch.Generator().manual_seed(1)
     clean = torch.randn(2, 3, 5, 2, 2, generator=g)

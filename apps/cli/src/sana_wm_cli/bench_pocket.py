@@ -10,7 +10,7 @@ import torch
 from camera_control import rays
 from PIL import Image
 from sana_wm_core.pocket import Pocket, PocketPreset
-from sana_wm_core.sampling.sampler import Conditions, Sampler
+from sana_wm_core.sampling.sampler import Conditions
 from wm_bench.following import Following, opposite_path, score
 from wm_bench.worlds import CATEGORIES, make_scene, render
 from wm_bench.worlds.paths import sample_path
@@ -64,8 +64,7 @@ def generate(world: Pocket, pair: Pair, c2w: np.ndarray, steps: int | None, seed
     )
     shape = (1, world.codec.latent_channels, latent_frames, *grid)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    sampler = Sampler(steps or preset.steps, preset.cfg_scale, preset.flow_shift)
-    latents = sampler(world.velocity, world.codec.encode_image(picture[:, :, 0]), noise, conditions)
+    latents = preset.sampler(steps)(world.velocity, world.codec.encode_image(picture[:, :, 0]), noise, conditions)
     return _frames(world.codec.decode(latents))
 
 

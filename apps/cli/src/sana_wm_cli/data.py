@@ -160,8 +160,10 @@ def walks(
     stage: Annotated[str, typer.Option("--stage", help="The ODE stage they are for.")] = "pocket_ode",
     changes: Annotated[list[str] | None, typer.Option("--set", help="section.field=value, may be repeated.")] = None,
     parts: Annotated[int, typer.Option("--parts", min=1, help="Teacher steps between two stops.")] = 8,
+    every: Annotated[int, typer.Option("--every", min=1, help="Walk one training clip of so many.")] = 1,
+    together: Annotated[int, typer.Option("--together", min=1, help="Clips of one length walked at once.")] = 1,
 ) -> None:
-    """Let a chunk-causal teacher walk from noise to every training clip, for ODE regression; can be run again."""
+    """Let a chunk-causal teacher walk from noise to training clips, for ODE regression; can be run again."""
     from sana_wm_core.training.run import make_walks
 
     with _progress("walking") as progress:
@@ -170,7 +172,7 @@ def walks(
         def show(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        make_walks(stage, changes or [], data, teacher, out, parts, show)
+        make_walks(stage, changes or [], data, teacher, out, parts, every, together, show)
     typer.echo(f"{out}: walks.jsonl written")
 
 

@@ -72,11 +72,14 @@ def stage(
 def weights(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
+    borrow: Annotated[
+        bool, typer.Option("--borrow", help="Leave out codec and text encoder: they are the bundled pocket's.")
+    ] = False,
 ) -> None:
     """Write a stage's newest weights as files that `generate --model` and diffusers read."""
     from sana_wm_core.training.run import export_run
 
-    typer.echo(f"{export_run(run, out)}: written")
+    typer.echo(f"{export_run(run, out, borrow)}: written")
 
 
 @app.command()

@@ -35,7 +35,9 @@ def _folder_of(model: str) -> Path:
     if path.is_dir():
         return path
     if model in BUNDLED:
-        raise ValueError(f"{model}: its weights are not in this package; use pocket, or train them with runs/pocket_streaming.sh")
+        raise ValueError(
+            f"{model}: its weights are not in this package; use pocket, or train them with runs/pocket_streaming.sh"
+        )
     if path.is_file():
         raise ValueError(f"{path}: is a file; --model takes pocket, a model folder or a hub id (owner/name)")
     hub_id = model.removeprefix("hf://")

@@ -28,6 +28,7 @@ class Batch(NamedTuple):
     counted: Tensor  # (b,) frames that carry loss, over all ranks of the clip
     conditions: dict[str, Any]  # keyword arguments of the transformer
     starts: list[int]  # chunks of the whole clip
+    behind_clean: bool = False  # every chunk sees the clean data of earlier ones, see training.clean_past
 
 
 class TextSource:
@@ -100,6 +101,8 @@ class Batches:
         sigma = torch.stack([sigma_of(d.index_t, law.shift) for d in drawn])
         weight = torch.tensor(present, dtype=torch.float32)[:, None].expand(-1, shape[1]).clone()
         weight[[d.given for d in drawn], 0] = 0
+        if not law.count_clean:
+            weight[sigma == 0] = 0
         counted = weight.sum(1)
         clean = torch.stack([s.latents for s in samples])
         noise = torch.stack([d.noise for d in drawn])
@@ -129,6 +132,7 @@ class Batches:
             counted.to(self.device),
             conditions,
             starts,
+            law.behind_clean(seed, at),
         )
 
     def _open(self, number: int) -> tuple[Sample, bool]:

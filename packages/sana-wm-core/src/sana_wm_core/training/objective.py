@@ -37,6 +37,14 @@ class Objective(BaseModel):
         default_factory=lambda: dict(zip(MODES, (0.1, 0.4, 0.4, 0.1), strict=True)),
         description="Weights of the chunk modes.",
     )
+    clean_past: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of steps in which, instead of the mixture, every chunk has a level of its own and sees the "
+        "clean data of the chunks before it, as in a session.",
+    )
+    count_clean: bool = Field(True, description="Whether frames at level 0 carry loss, except a given first frame.")
     prediction: Literal["velocity", "wiener"] = Field("velocity", description="What the transformer's output means.")
 
     @model_validator(mode="after")
@@ -49,6 +57,10 @@ class Objective(BaseModel):
     def starts(self, frames: int) -> list[int]:
         """First latent frames of the chunks of a clip of this true length; [0] for whole-clip training."""
         return training_chunks(frames, self.chunk_frames, self.chunk_rule) if self.chunk_frames else [0]
+
+    def behind_clean(self, seed: int, step: int) -> bool:
+        """Whether the clips of a step see the clean data of earlier chunks; the same for all clips and ranks."""
+        return self.chunk_frames > 0 and coin(self.clean_past, stream(seed, step, "", "clean past"))
 
 
 class ClipDraw(NamedTuple):
@@ -69,7 +81,11 @@ def draw_clip(law: Objective, shape: tuple[int, int, int, int], seed: int, step:
     levels = stream(seed, step, sample, "levels")
     mode = "whole_clip"
     index = torch.empty(frames, dtype=torch.int64)
-    if law.chunk_frames:
+    if law.behind_clean(seed, step):
+        mode = "clean_past"
+        for a, b in bounds(starts, frames):
+            index[a:b] = draw_index(law.logit_mean, law.logit_std, levels)
+    elif law.chunk_frames:
         chosen = draw_mode(law.mixture, stream(seed, step, sample, "mode"))
         mode = chosen
         for (a, b), level in zip(

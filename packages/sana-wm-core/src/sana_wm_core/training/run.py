@@ -126,15 +126,25 @@ def load_run(run: str | Path) -> tuple[Stage, SanaWMTransformer]:
     return job.stage, plain.eval()
 
 
-def export_run(run: str | Path, out: str | Path) -> Path:
+def export_run(run: str | Path, out: str | Path, borrow: bool = False) -> Path:
     """Write what a run has learnt as files others read.
 
-    A stage of the pocket's kind becomes a pocket world that `generate --model` takes; any other the transformer folder
-    of the diffusers layout. Adapters are also written by themselves. A distilled student's step list lies beside.
+    A stage of the pocket's kind becomes a pocket world that `generate --model` takes, a student's step list in it; any
+    other the transformer folder of the diffusers layout, the step list beside. Adapters are also written by themselves.
+
+    Args:
+        run: Folder of the run.
+        out: Folder to write to.
+        borrow: Leave codec and text encoder out: they are the bundled pocket world's.
+
+    Raises:
+        ValueError: No run there, or borrowing for a stage that did not train on the bundled pocket's latents.
     """
     stage, model = load_run(run)
     out = Path(out)
     pocket = _pocket(stage)
+    if borrow and (pocket is None or stage.text.path):
+        raise ValueError(f"{run}: only a stage on the bundled pocket's latents and text can leave them out (--borrow)")
     if pocket is None:
         model.save_pretrained(out / "transformer")
     else:
@@ -142,6 +152,10 @@ def export_run(run: str | Path, out: str | Path) -> Path:
         preset = pocket.preset.model_copy(
             update={
                 "flow_shift": stage.objective.shift,
+                "chunk": stage.objective.chunk_frames,
+                "step_list": stage.distill.step_list if stage.distill else (),
+                "steps": len(stage.distill.step_list) - 1 if stage.distill else pocket.preset.steps,
+                "borrows": borrow,
                 "latent_spread": None
                 if spread_held is None
                 else tuple(float(round(s, 4)) for s in spread_held.tolist()),
@@ -155,7 +169,7 @@ def export_run(run: str | Path, out: str | Path) -> Path:
         add_lora(bare, stage.lora)
         fill_lora(bare, {k.replace(".default.", "."): t for k, t in read_weights(run).items()})
         save_lora(bare, stage.lora, out / "adapter")
-    if stage.distill is not None:
+    if stage.distill is not None and pocket is None:
         (out / "steps.json").write_text(json.dumps({"step_list": list(stage.distill.step_list)}) + "\n")
     return out
 
@@ -167,6 +181,8 @@ def make_walks(
     teacher: str | Path,
     out: str | Path,
     parts: int,
+    every: int = 1,
+    together: int = 1,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Walk a chunk-causal teacher over the training clips of a folder, for the ODE stage `preset`.
@@ -182,10 +198,15 @@ def make_walks(
     _, model = load_run(teacher)
     pocket = _pocket(stage)
     held = _latent_spread(stage, pocket)
-    velocity = model if held is None else WienerVelocity(model, held)
+    inner: torch.nn.Module = model if held is None else WienerVelocity(model, held)
+
+    def velocity(*args: Any, **more: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=stage.precision.compute == "bf16"):
+            return inner(*args, **more)
+
     text = TextSource(None if pocket is None else pocket.text_encoder.requires_grad_(False))
     batches = Batches(stage, open_clips(data), text, None, torch.device("cpu"), None)
-    write_walks(stage, velocity, batches, out, parts, report)
+    write_walks(stage, velocity, batches, out, parts, every, together, report)
 
 
 def check_step_list(run: str | Path, steps: tuple[float, ...]) -> None:

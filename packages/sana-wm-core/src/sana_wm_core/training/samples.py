@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sana_wm_core.codecs import VideoCodec
 from sana_wm_core.pipeline import to_pixels
-from sana_wm_core.sampling.chunk_flow import ChunkFlowSampler
-from sana_wm_core.sampling.sampler import Conditions, Sampler
+from sana_wm_core.sampling.choice import choose_sampler
+from sana_wm_core.sampling.sampler import Conditions
 from sana_wm_core.training.draws import stream
 from sana_wm_core.video import write_video
 
@@ -24,7 +24,7 @@ class SampleWriter:
 
     Args:
         codec: Decoder of the latents.
-        steps: Sampler steps; without guidance, so one forward pass each.
+        steps: Sampler steps, where there is no step list; without guidance, so one forward pass each.
     """
 
     def __init__(self, codec: VideoCodec, steps: int) -> None:
@@ -50,7 +50,12 @@ class SampleWriter:
         cameras = {k: given[k] for k in ("camera_conditions", "chunk_plucker") if given[k] is not None}
         conditions = Conditions(given["encoder_hidden_states"], given["encoder_attention_mask"], camera=cameras)
         noise = torch.randn(batch.clean.shape, generator=stream(trainer.stage.train.seed, -1, batch.ids[0], "sample"))
-        sampler: Sampler | ChunkFlowSampler = Sampler(self.steps, 1.0, law.shift)
+        student = trainer.stage.distill
+        name = "flow_euler_ltx"
         if law.chunk_frames:
-            sampler = ChunkFlowSampler(self.steps, 1.0, law.shift, law.chunk_frames, law.chunk_rule)
+            name = "self_forcing" if student or law.clean_past else "chunk_flow_euler"
+        sampler = choose_sampler(
+            name, steps=self.steps, guidance=1.0, shift=law.shift, chunk=law.chunk_frames, chunk_rule=law.chunk_rule,
+            step_list=student.step_list if student else (),
+        )  # fmt: skip
         return sampler(trainer.velocity, batch.clean[:, :, :1], noise.to(batch.clean), conditions)

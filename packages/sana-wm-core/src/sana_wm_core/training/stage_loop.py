@@ -25,7 +25,8 @@ from sana_wm_core.model import SanaWMTransformer
 from sana_wm_core.sampling.denoiser import WienerVelocity
 from sana_wm_core.training.batches import Batch, Batches, TextSource
 from sana_wm_core.training.checkpoint import Writer, latest, load_into, read_meta
-from sana_wm_core.training.clips import ClipSet, passes
+from sana_wm_core.training.clips import ClipSet, Entry, passes
+from sana_wm_core.training.distill.rollout import behind_clean
 from sana_wm_core.training.objective import FrameErrors, by_chunk, by_sigma, frame_errors
 from sana_wm_core.training.order import Order
 from sana_wm_core.training.parallel.mesh import Ranks, release, trained_parameters, whole
@@ -75,7 +76,7 @@ class StageTrainer:
         self.optimizer = make_optimizer(stage.optim, self.trained)
         self.average = {k: p.detach().clone() for k, p in self.trained.items()} if stage.optim.ema else {}
         self.passes = check_batch(stage, ranks.layout)
-        wanted = [e.split == "train" and passes(e, stage.data.filters) for e in clips.entries]
+        wanted = [self.takes(e) for e in clips.entries]
         repeats = [
             e.repeat * stage.data.repeat.get(e.source, 1) if take else 0
             for e, take in zip(clips.entries, wanted, strict=True)
@@ -87,6 +88,10 @@ class StageTrainer:
         self.steps_done = 0
         self.write_sample: Callable[[StageTrainer], Any] | None = None
         self.writer = Writer(self.out, stage.saving.keep, stage.saving.background)
+
+    def takes(self, entry: Entry) -> bool:
+        """Whether a clip is trained on."""
+        return entry.split == "train" and passes(entry, self.stage.data.filters)
 
     def run(self, report: Report | None = None, stop: Callable[[], bool] = lambda: False) -> None:
         """Train to the stage's last step, or until `stop`; saves on cadence and at the end."""
@@ -129,8 +134,17 @@ class StageTrainer:
 
     def errors(self, batch: Batch) -> tuple[FrameErrors, Tensor]:
         """Squared error of every frame this rank holds, and how many frames of each clip count over all ranks (b,)."""
-        velocity = self.predict(batch.clip.latents, batch.clip.timestep, batch.conditions)
-        return frame_errors(velocity, batch.clip), batch.counted
+        return frame_errors(
+            self.predict_clip(batch, batch.clip.latents, batch.clip.timestep), batch.clip
+        ), batch.counted
+
+    def predict_clip(self, batch: Batch, latents: Tensor, timestep: Tensor) -> Tensor:
+        """The velocity of a batch's clips: in one pass, or every chunk behind the clean data of earlier ones."""
+        if not batch.behind_clean:
+            return self.predict(latents, timestep, batch.conditions)
+        half = self.stage.precision.compute == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            return behind_clean(self.velocity, latents, timestep, batch.clean, batch.conditions, batch.starts)
 
     def predict(self, latents: Tensor, timestep: Tensor, conditions: dict[str, Any]) -> Tensor:
         """The model's velocity, in the stage's compute type."""
@@ -207,7 +221,7 @@ class StageTrainer:
             bad = [k for k, p in self.trained.items() if p.grad is not None and not torch.isfinite(whole(p.grad)).all()]
             self.optimizer.zero_grad(set_to_none=True)
             raise RunStopped(f"step {t}: the gradient of {bad[0] if bad else 'some tensor'} is not finite")
-        set_rate(self.optimizer, optim.learning_rate * min(1.0, (t + 1) / max(optim.warmup, 1)))
+        set_rate(self.optimizer, optim.learning_rate * optim.share(t, self.stage.train.steps))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps_done += 1

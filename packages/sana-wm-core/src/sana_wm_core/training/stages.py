@@ -65,13 +65,19 @@ class Optim(_Part):
     """How weights move."""
 
     kind: Literal["adamw", "adamw8bit"] = Field("adamw", description="adamw8bit keeps its state in a byte (torchao).")
-    learning_rate: float = Field(1e-5, gt=0, le=1, description="Constant after the warm-up.")
+    learning_rate: float = Field(1e-5, gt=0, le=1, description="Constant between warm-up and cooldown.")
     betas: tuple[float, float] = Field((0.9, 0.999), description="Memories of Adam.")
     eps: float = Field(1e-10, gt=0, description="Adam's epsilon.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
     warmup: int = Field(0, ge=0, description="Steps of linear rise.")
+    cooldown: float = Field(0.0, ge=0, le=1, description="Share of train.steps in which the rate falls to zero.")
     clip: float = Field(0.5, gt=0, description="Largest global gradient norm.")
     ema: float = Field(0.0, ge=0, lt=1, description="Memory of averaged weights; 0 = none.")
+
+    def share(self, step: int, steps: int) -> float:
+        """Share of the learning rate at a step of so many: linear rise, plateau, linear fall."""
+        rise = min(1.0, (step + 1) / max(self.warmup, 1))
+        return rise * min(1.0, (steps - step) / max(self.cooldown * steps, 1))
 
 
 class Steps(_Part):
@@ -139,6 +145,9 @@ class Distill(_Part):
     critic_steps: int = Field(5, ge=1, description="Steps of the fake score to one of the generator.")
     score_shift: float = Field(10.0, gt=0, description="Flow shift of the level scores are asked at.")
     score_range: tuple[float, float] = Field((20.0, 980.0), description="Bounds of that level, timesteps.")
+    renoise: bool = Field(
+        True, description="Fresh noise between the steps of a rollout, as published; off = the sampler's Euler walk."
+    )
     guidance: float = Field(3.0, ge=0, description="Real score: c + guidance (c - u); 0 = c.")
     negative_prompt: str = Field("", description="Caption of u.")
 
@@ -173,6 +182,8 @@ class Stage(_Part):
     def _check_combination(self) -> Stage:
         if self.distill is not None and not self.objective.chunk_frames:
             raise ValueError("a distillation stage needs objective.chunk_frames above 0, for example 3")
+        if self.objective.clean_past and self.mesh.cp > 1:
+            raise ValueError("objective.clean_past needs whole clips on a rank; --set mesh.cp=1")
         return self
 
     def fingerprint(self) -> dict[str, Any]:

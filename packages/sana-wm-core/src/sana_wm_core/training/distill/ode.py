@@ -23,6 +23,7 @@ from sana_wm_core.model.memory import Memory, Window
 from sana_wm_core.sampling.chunks import bounds
 from sana_wm_core.sampling.schedule import TRAIN_TIMESTEPS
 from sana_wm_core.training.batches import Batch, Batches
+from sana_wm_core.training.clips import Entry
 from sana_wm_core.training.distill.rollout import chunk_conditions, remember, step_levels
 from sana_wm_core.training.draws import stream
 from sana_wm_core.training.objective import FrameErrors
@@ -34,13 +35,13 @@ INDEX = "walks.jsonl"
 
 @torch.no_grad()
 def walk(model: Callable[..., Any], batch: Batch, step_list: tuple[float, ...], noise: Tensor, parts: int) -> Tensor:
-    """The teacher's states of one clip at every stop of the step list, (k, c, t, y, x).
+    """The teacher's states of clips at every stop of the step list, (b, k, c, t, y, x).
 
     Args:
         model: Chunk-causal velocity model.
-        batch: One clip, whole.
+        batch: Whole clips.
         step_list: Timesteps, from 1000 to 0.
-        noise: (1, c, t, y, x) start of the walk.
+        noise: (b, c, t, y, x) start of the walks.
         parts: Euler steps between two stops.
     """
     levels, conditions, clean = step_levels(step_list), batch.conditions, batch.clean
@@ -55,16 +56,16 @@ def walk(model: Callable[..., Any], batch: Batch, step_list: tuple[float, ...], 
         for high, low in itertools.pairwise(levels):
             fine = torch.linspace(float(high), float(low), parts + 1, dtype=torch.float64).float()
             for now, after in itertools.pairwise(fine):
-                timestep = (TRAIN_TIMESTEPS * now).expand(1, 1, b - a).clone()
+                timestep = (TRAIN_TIMESTEPS * now).expand(len(x), 1, b - a).clone()
                 timestep[..., 0] *= not given
                 kept: list[Any] | None = [] if memory is None else None
                 v = model(x, timestep, **chunk_conditions(conditions, (a, b)), memory=memory, kept=kept)[0]
                 moved = x - (now - after) * v.to(x.dtype)
                 x = torch.cat([x[:, :, :1], moved[:, :, 1:]], 2) if given else moved
             states.append(x)
-        chunks.append(torch.cat(states))
+        chunks.append(torch.stack(states, 1))
         memory = remember(model, clean[:, :, a:b], conditions, (a, b), memory, Window(0, False))
-    return torch.cat(chunks, dim=2)
+    return torch.cat(chunks, dim=3)
 
 
 def write_walks(
@@ -73,28 +74,42 @@ def write_walks(
     batches: Batches,
     out: str | Path,
     parts: int = 8,
+    every: int = 1,
+    together: int = 1,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write a walk for every training clip; those already there are kept, so it can be stopped and run again."""
+    """Write a walk for training clips; those already there are kept, so it can be stopped and run again.
+
+    Args:
+        stage: The stage they are for.
+        model: Chunk-causal velocity model.
+        batches: Where clips come from.
+        out: Folder to write to.
+        parts: Euler steps between two stops.
+        every: Take one training clip of so many.
+        together: Clips in one forward pass; they must be of one length.
+        report: Called with walks done and walks in all.
+    """
     assert stage.distill is not None
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     steps = stage.distill.step_list
-    numbers = [i for i, entry in enumerate(batches.clips.entries) if entry.split == "train"]
-    index = []
-    for done, number in enumerate(numbers, 1):
-        entry = batches.clips.entries[number]
-        file = out / f"{entry.id}.safetensors"
-        if not file.is_file():
-            batch = batches([number], 0)
-            noise = torch.randn(batch.clean.shape, generator=stream(stage.train.seed, 0, entry.id, "walk"))
-            states = walk(model, batch, steps, noise.to(batch.clean), parts)
-            temporary = out / f".{entry.id}.{os.getpid()}"
-            meta = {"step_list": json.dumps(list(steps)), "parts": str(parts), "seed": str(stage.train.seed)}
+    entries = batches.clips.entries
+    numbers = [i for i, entry in enumerate(entries) if entry.split == "train"][::every]
+    index = [json.dumps({"id": entries[n].id, "path": f"{entries[n].id}.safetensors"}) for n in numbers]
+    missing = [n for n in numbers if not (out / f"{entries[n].id}.safetensors").is_file()]
+    meta = {"step_list": json.dumps(list(steps)), "parts": str(parts), "seed": str(stage.train.seed)}
+    for start in range(0, len(missing), together):
+        batch = batches(missing[start : start + together], 0)
+        shape = batch.clean.shape[1:]
+        noise = [torch.randn(shape, generator=stream(stage.train.seed, 0, name, "walk")) for name in batch.ids]
+        for name, states in zip(
+            batch.ids, walk(model, batch, steps, torch.stack(noise).to(batch.clean), parts), strict=True
+        ):
+            temporary = out / f".{name}.{os.getpid()}"
             save_file({"states": states.half().cpu().contiguous()}, temporary, metadata=meta)
-            os.replace(temporary, file)
-        index.append(json.dumps({"id": entry.id, "path": file.name}))
-        report(done, len(numbers))
+            os.replace(temporary, out / f"{name}.safetensors")
+        report(len(numbers) - len(missing) + start + len(batch.ids), len(numbers))
     temporary = out / f".{INDEX}.{os.getpid()}"
     temporary.write_text("\n".join(index) + "\n")
     os.replace(temporary, out / INDEX)
@@ -104,23 +119,25 @@ class OdeTrainer(StageTrainer):
     """Regression: from any stop of a walk to its end, each chunk from a stop of its own.
 
     Args:
-        walks: Folder that write_walks has filled, for the same clips and step list.
+        walks: Folder that write_walks has filled, for clips of the same data and for the step list; clips without
+            a walk are left out.
     """
 
     def __init__(self, *args: Any, walks: str | Path = "", **more: Any) -> None:
-        super().__init__(*args, **more)
-        assert self.stage.distill is not None
-        if self.ranks.cp is not None:
-            raise ValueError("ODE regression holds whole clips on a rank; --set mesh.cp=1")
-        self.step_list = self.stage.distill.step_list
         folder = Path(walks)
         if not walks or not (folder / INDEX).is_file():
             raise ValueError(f"--walks {walks}: no {INDEX} there; make walks with `sana-wm data walks`")
         rows = [json.loads(line) for line in (folder / INDEX).read_text().splitlines()]
         self.paths = {row["id"]: folder / row["path"] for row in rows}
-        lacking = [e.id for e in self.clips.entries if e.split == "train" and e.id not in self.paths]
-        if lacking:
-            raise ValueError(f"{walks}: no walk of {len(lacking)} clips, such as {lacking[0]}; run `data walks` again")
+        super().__init__(*args, **more)
+        assert self.stage.distill is not None
+        if self.ranks.cp is not None:
+            raise ValueError("ODE regression holds whole clips on a rank; --set mesh.cp=1")
+        self.step_list = self.stage.distill.step_list
+
+    def takes(self, entry: Entry) -> bool:
+        """Whether a clip is trained on: one with a walk."""
+        return super().takes(entry) and entry.id in self.paths
 
     def states(self, name: str) -> Tensor:
         """A clip's walk (k, c, t, y, x).
@@ -146,14 +163,13 @@ class OdeTrainer(StageTrainer):
             chosen = torch.empty(states.shape[2], dtype=torch.int64)
             random = stream(self.stage.train.seed, self.steps_done, name, "stops")
             for a, b in bounds(starts, states.shape[2]):
-                chosen[a:b] = torch.randint(len(self.step_list), (), generator=random)
+                # Behind clean data there is nothing to learn at the walk's end.
+                chosen[a:b] = torch.randint(len(self.step_list) - batch.behind_clean, (), generator=random)
             chosen[0] = len(self.step_list) - 1
             clips.append(states)
             stops.append(chosen)
         walks, index = torch.stack(clips).to(batch.clean), torch.stack(stops)
-        return ode_errors(
-            lambda x, t: self.predict(x, t, batch.conditions), walks, index, levels, batch.clean[:, :, :1]
-        )
+        return ode_errors(lambda x, t: self.predict_clip(batch, x, t), walks, index, levels, batch.clean[:, :, :1])
 
 
 def ode_errors(

@@ -1,7 +1,7 @@
 """A clip made chunk by chunk with gradients where self forcing wants them: in the last call of every chunk.
 
-The walk re-noises between steps, unlike the sampler's: x <- (1 - s') x0 + s' e with fresh noise. Memory holds no
-gradient, so none flows through time. Reference: training 5.2; self forcing (arXiv 2506.08009).
+As published the walk re-noises between steps, unlike the sampler's: x <- (1 - s') x0 + s' e with fresh noise. Memory
+holds no gradient, so none flows through time. Reference: training 5.2; self forcing (arXiv 2506.08009).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def roll_out(
     levels: Tensor,
     last: int,
     window: Window,
-    fresh: Callable[[int, int], Tensor],
+    fresh: Callable[[int, int], Tensor] | None,
 ) -> Tensor:
     """Make a clip, every chunk stopped after its step number `last`.
 
@@ -84,7 +84,7 @@ def roll_out(
         levels: Noise levels of the step list, ending in 0.
         last: Number of the step whose guess is taken; the only one with a gradient.
         window: Which chunks softmax blocks see.
-        fresh: (chunk, step) to new noise of the clip's shape.
+        fresh: (chunk, step) to new noise of the clip's shape; None walks as the sampler does, without any.
 
     Returns:
         Guesses of the data (b, c, t, y, x).
@@ -101,13 +101,35 @@ def roll_out(
             with torch.set_grad_enabled(torch.is_grad_enabled() and step == last):
                 guess = clean_guess(model, x, levels[step], given, conditions, (a, b), memory)
             if step < last:
-                level = levels[step + 1]
-                x = (1 - level) * guess.detach() + level * fresh(number, step)[:, :, a:b]
+                level, guess = levels[step + 1], guess.detach()
+                if fresh is None:
+                    x = guess + level / levels[step] * (x - guess)
+                else:
+                    x = (1 - level) * guess + level * fresh(number, step)[:, :, a:b]
                 if given is not None:
                     x = torch.cat([given, x[:, :, 1:]], dim=2)
         done.append(guess)
         memory = remember(model, guess, conditions, (a, b), memory, window)
     return torch.cat(done, dim=2)
+
+
+def behind_clean(
+    model: Velocity, latents: Tensor, timestep: Tensor, clean: Tensor, conditions: dict[str, Any], starts: list[int]
+) -> Tensor:
+    """Velocity (b, c, t, y, x) of noisy clips, every chunk behind the clean data of all chunks before it.
+
+    This is what a chunk meets in a session. The memory of the clean chunks holds no gradient.
+    """
+    memory: Memory | None = None
+    parts = []
+    pieces = bounds(starts, latents.shape[2])
+    for a, b in pieces:
+        kept: list[BlockMemory] | None = [] if memory is None else None
+        given = chunk_conditions(conditions, (a, b))
+        parts.append(model(latents[:, :, a:b], timestep[..., a:b], **given, memory=memory, kept=kept)[0])
+        if b < pieces[-1][1]:
+            memory = remember(model, clean[:, :, a:b], conditions, (a, b), memory, Window(0, False))
+    return torch.cat(parts, dim=2)
 
 
 def chunk_conditions(conditions: dict[str, Any], span: tuple[int, int]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class SelfForcingTrainer(StageTrainer):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             return roll_out(
                 self.velocity, start, first, batch.conditions, starts, self.levels, self.exit_step(place),
-                self.window, fresh,
+                self.window, fresh if self.settings.renoise else None,
             )  # fmt: skip
 
     def student_loss(self, batch: Batch, place: int) -> tuple[Tensor, Tensor]:
@@ -161,7 +161,7 @@ class SelfForcingTrainer(StageTrainer):
             bad = [k for k, p in parameters.items() if p.grad is not None and not torch.isfinite(p.grad).all()]
             optimizer.zero_grad(set_to_none=True)
             raise RunStopped(f"step {self.steps_done}: the {who}'s gradient of {bad[0]} is not finite")
-        set_rate(optimizer, rate * min(1.0, (self.steps_done + 1) / max(self.stage.optim.warmup, 1)))
+        set_rate(optimizer, rate * self.stage.optim.share(self.steps_done, self.stage.train.steps))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return norm
