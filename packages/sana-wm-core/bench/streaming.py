@@ -1,10 +1,11 @@
 """How soon a streamed world shows its first frame, how fast it goes on, and whether its memory grows.
 
     python packages/sana-wm-core/bench/streaming.py --frames 200
-    python packages/sana-wm-core/bench/streaming.py --frames 2000
+    python packages/sana-wm-core/bench/streaming.py --frames 200,2000 --steps 1000,0
 
-Prints one JSON line: seconds from process start to the first chunk, frames per second after it, peak resident memory,
-bytes of the world's state. Compare the peaks of two lengths.
+Prints one JSON line: seconds from process start to the first chunk in the file, frames per second after it, peak
+resident memory, bytes of the world's state. Several lengths are streamed in processes of their own, and a last line
+gives the largest peak over the smallest; steps change the speed, not the memory.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,11 +27,15 @@ def main() -> None:
     """Stream a world and print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="pocket")
-    parser.add_argument("--frames", type=int, default=200)
+    parser.add_argument("--frames", default="200", help="raw frames; several with commas")
     parser.add_argument("--steps", default="1000,960,889,727,0")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--fov", type=float, default=70.0)
     options = parser.parse_args()
+    lengths = [int(part) for part in options.frames.split(",")]
+    if len(lengths) > 1:
+        compare(lengths)
+        return
 
     import torch
     from PIL import Image
@@ -44,7 +50,7 @@ def main() -> None:
     picture = Image.open(DEMO / "picture.png")
     prompt = (DEMO / "prompt.txt").read_text().strip()
     session = Session.start(pipeline, picture, prompt, sampler=sampler, fov_deg=options.fov)
-    chunks = max(2, -(-options.frames // session.chunk_frames))
+    chunks = max(2, -(-lengths[0] // session.chunk_frames))
     done, first_s, first_frames, state = 0, 0.0, 0, 0
     with tempfile.TemporaryDirectory() as folder, GrowingVideo(Path(folder) / "stream.mp4") as video:
         held = session.state.track.parse(f"w-{session.chunk_frames}")
@@ -68,6 +74,20 @@ def main() -> None:
         "state_mb": round(state / 2**20, 2),
     }
     print(json.dumps(row))
+
+
+def compare(lengths: list[int]) -> None:
+    """Stream each length in a process of its own and print how much more memory the hungriest took."""
+    others = [part for part in sys.argv[1:] if not part.startswith("--frames=")]
+    if "--frames" in others:
+        del others[others.index("--frames") : others.index("--frames") + 2]
+    peaks = []
+    for frames in lengths:
+        command = [sys.executable, __file__, *others, "--frames", str(frames)]
+        line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip().splitlines()[-1]
+        print(line, flush=True)
+        peaks.append(json.loads(line)["peak_rss_mb"])
+    print(json.dumps({"frames": lengths, "peak_ratio": round(max(peaks) / min(peaks), 4)}))
 
 
 def _process_start_s() -> float:

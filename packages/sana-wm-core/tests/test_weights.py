@@ -1,6 +1,8 @@
 """Reading and writing transformers: both publishers' names, shards, and files that are wrong."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -169,3 +171,14 @@ def test_failed_write_leaves_the_old_weights(tiny, monkeypatch):
         model.save_pretrained(folder)
     assert (folder / WEIGHTS).read_bytes() == before
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", WEIGHTS]
+
+
+def test_loading_a_model_imports_no_compiler_and_no_other_library_of_models():
+    """Seconds before the first frame: PyTorch's compiler comes along where something is drawn on the meta device."""
+    code = (
+        "import sys; from sana_wm_core.pocket import WEIGHTS; from sana_wm_core.weights import load_transformer; "
+        "import sana_wm_core.layouts, sana_wm_core.streaming; load_transformer(WEIGHTS / 'transformer'); "
+        "print(*{'torch._dynamo', 'sympy', 'diffusers', 'transformers', 'scipy', 'cv2'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [], done.stdout

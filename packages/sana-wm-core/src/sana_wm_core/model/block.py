@@ -52,7 +52,7 @@ class Block(nn.Module):
             self.mlp = MLP(c, int(c * config.mlp_ratio), c)
         else:
             self.mlp = GatedConvFFN(config)
-        self.scale_shift_table = nn.Parameter(torch.randn(6, c) / c**0.5)
+        self.scale_shift_table = shift_table(6, c)
         self.plucker_proj = nn.Linear(c, c) if config.has_plucker(index) else None
 
     def forward(
@@ -92,3 +92,10 @@ class Block(nn.Module):
 def _add_gated(x_bnc: Tensor, update_bnc: Tensor, gate_btc: Tensor) -> Tensor:
     shape = (gate_btc.shape[1], -1)
     return torch.addcmul(x_bnc.unflatten(1, shape), update_bnc.unflatten(1, shape), gate_btc[:, :, None]).flatten(1, 2)
+
+
+def shift_table(rows: int, c: int) -> nn.Parameter:
+    """Shifts, scales and gates (rows, c) that a block adds to those of the timestep, as they are first drawn."""
+    # Not on the meta device, where a file will fill them: drawing there imports PyTorch's compiler, seconds of it.
+    empty = torch.empty(rows, c)
+    return nn.Parameter(empty if empty.is_meta else torch.randn(rows, c) / c**0.5)

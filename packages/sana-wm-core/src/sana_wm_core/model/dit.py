@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sana_wm_core.config import TransformerConfig
-from sana_wm_core.model.block import Block
+from sana_wm_core.model.block import Block, shift_table
 from sana_wm_core.model.clip import BlockMemory, Clip, Rays
 from sana_wm_core.model.initialise import init_weights
 from sana_wm_core.model.layers import (
@@ -42,7 +42,7 @@ class FinalLayer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         c = config.hidden_size
-        self.scale_shift_table = nn.Parameter(torch.randn(2, c) / c**0.5)
+        self.scale_shift_table = shift_table(2, c)
         self.linear = nn.Linear(c, config.patch_size[1] * config.patch_size[2] * config.in_channels)
 
     def forward(self, x_bnc: Tensor, time_btc: Tensor) -> Tensor:

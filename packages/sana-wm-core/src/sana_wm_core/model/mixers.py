@@ -47,7 +47,7 @@ class Mixer(nn.Module):
         # Softmax blocks carry the gate parameters too; the published files have them.
         self.beta_proj = nn.Linear(c, heads)
         self.gate_proj = nn.Linear(c, heads)
-        self.A_log = nn.Parameter(torch.empty(heads).uniform_(1e-3, 16).log())
+        self.A_log = nn.Parameter(_first_decay(heads))
         self.dt_bias = nn.Parameter(torch.full((heads,), -5.0))
         self.register_buffer("recall_gate", torch.zeros(1))
         self.output_gate = nn.Linear(c, c)
@@ -68,6 +68,12 @@ class Mixer(nn.Module):
     def split_heads(self, x_bnc: Tensor) -> Tensor:
         """(b, n, c) to (b, n, h, d)."""
         return x_bnc.unflatten(-1, (self.heads, self.head_width))
+
+
+def _first_decay(heads: int) -> Tensor:
+    rates = torch.empty(heads).uniform_(1e-3, 16)
+    # Not on the meta device, where a file will fill them: a logarithm there imports PyTorch's compiler, seconds of it.
+    return rates if rates.is_meta else rates.log()
 
 
 class FrameGDN(Mixer):
