@@ -178,6 +178,12 @@ class Refiner:
                 after[f"{name}.{i}"] = whole[:, -kept:].clone()
         return x.to(latents.dtype), after
 
+    def predict(self, x: Tensor, sigma: float, state: RefinerState) -> Tensor:
+        """The velocity of a block (1, c, n, y, x) at one noise level, after a state; keeps gradients, for training."""
+        first = int(state["frames"])
+        positions = list(range(first, first + x.shape[2]))
+        return self._velocity(x, sigma, positions, self._window(state, x), "inject")
+
     def _window(self, state: RefinerState, block: Tensor) -> SanaWMRefinerKVCache:
         """The keys and values that a block sees besides its own."""
         layers = len(self.transformer.transformer_blocks)  # type: ignore[arg-type]
