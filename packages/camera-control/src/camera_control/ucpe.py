@@ -99,11 +99,10 @@ def _transform(x_bnhd: Tensor, matrix_bn44: Tensor, cos_nf: Tensor | None, sin_n
 
 
 def _rotate_pairs(x_bnhe: Tensor, cos_nf: Tensor, sin_nf: Tensor) -> Tensor:
-    pairs = x_bnhe.to(torch.promote_types(x_bnhe.dtype, torch.float32)).unflatten(-1, (-1, 2))
-    real, imaginary = pairs[..., 0], pairs[..., 1]
-    cos, sin = cos_nf[None, :, None, :], sin_nf[None, :, None, :]
-    rotated = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
-    return rotated.flatten(-2).to(x_bnhe.dtype)
+    work = torch.promote_types(x_bnhe.dtype, torch.float32)
+    pairs = torch.view_as_complex(x_bnhe.to(work).unflatten(-1, (-1, 2)))
+    turns = torch.complex(cos_nf.to(work), sin_nf.to(work))
+    return torch.view_as_real(pairs * turns[:, None]).flatten(-2).to(x_bnhe.dtype)
 
 
 def _unit(vector: Tensor) -> Tensor:

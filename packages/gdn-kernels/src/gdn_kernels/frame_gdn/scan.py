@@ -23,13 +23,22 @@ def scan(
     last: FrameState | None = None,
     keep: bool = True,
 ) -> tuple[Memories, FrameState]:
-    """Memory of every frame and the forward one after the last; with keep=False both directions come summed."""
+    """Memory of every frame and the forward one after the last.
+
+    With keep=False both directions come summed, and the summary's maps are overwritten.
+    """
     gamma, stops = log_gamma.to(summary.a.dtype).exp(), stops_of(restart, log_gamma)
-    f, r, kv = _both_ways(summary.p, summary.a, gamma, stops, kv_of(first), kv_of(last), keep)
+    # Half precision would lose too much in I - P.
+    fold = not keep and summary.p.dtype in (torch.float32, torch.float64)
+    p = _folded(summary.p, gamma) if fold else summary.p
+    f, r, kv = _both_ways(_absorbing(p, summary.a, gamma, fold), summary.a, stops, kv_of(first), kv_of(last), keep)
     if summary.a_z is None:
         return Memories(f, r), FrameState(kv)
-    before, after = _column(first), _column(last)
-    zf, zr, z = _both_ways(summary.gram_z, summary.a_z[..., None], gamma, stops, before, after, keep)
+    if summary.p_z is not None:
+        p = _folded(summary.p_z, gamma) if fold else summary.p_z
+    a_z = summary.a_z[..., None]
+    absorb = _absorbing(p, a_z, gamma, fold)
+    zf, zr, z = _both_ways(absorb, a_z, stops, _column(first), _column(last), keep)
     return Memories(f, r, zf[..., 0], None if zr is None else zr[..., 0]), FrameState(kv, z[..., 0])
 
 
@@ -107,20 +116,22 @@ def _carry(run: Composite, gate: Tensor | None, back: bool, state: FrameState | 
     return FrameState((run.phi.mT if back else run.phi) @ kv + psi.kv, z)
 
 
+_Absorb = Callable[[int, Tensor | None], Tensor]
+
+
 def _both_ways(
-    p: Tensor, a: Tensor, gamma: Tensor, stops: list[bool], first: Tensor | None, last: Tensor | None, keep: bool
+    absorb: _Absorb, a: Tensor, stops: list[bool], first: Tensor | None, last: Tensor | None, keep: bool
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    move, frames = _moves(p, gamma), len(stops)
     f, r = torch.empty_like(a), torch.empty_like(a) if keep else None
-    writes, ahead, behind = a.unbind(2), f.unbind(2), None if r is None else r.unbind(2)
+    ahead, behind = f.unbind(2), None if r is None else r.unbind(2)
     x = first
-    for t in range(frames):
-        x = writes[t] if x is None else move(t, x) + writes[t]
-        ahead[t].copy_(x)
+    for t, target in enumerate(ahead):
+        x = absorb(t, x)
+        target.copy_(x)
     assert x is not None
     final = x.clone(memory_format=torch.contiguous_format)  # not a view of a
     y = last
-    for t in range(frames - 1, -1, -1):
+    for t in range(len(stops) - 1, -1, -1):
         if behind is not None:
             behind[t].zero_() if y is None else behind[t].copy_(y)
         elif y is not None:
@@ -128,8 +139,33 @@ def _both_ways(
         if stops[t]:
             y = None
         elif t:
-            y = writes[t] if y is None else move(t, y) + writes[t]
+            y = absorb(t, y)
     return f, r, final
+
+
+def _folded(p: Tensor, gamma: Tensor) -> Tensor:
+    """gamma (I - P), in the memory of P."""
+    p.mul_(-gamma[..., None, None]).diagonal(dim1=-2, dim2=-1).add_(gamma[..., None])
+    return p
+
+
+def _absorbing(p: Tensor, a: Tensor, gamma: Tensor, folded: bool) -> _Absorb:
+    """The memory after frame t, from the one before it or from none; p as it is or folded."""
+    writes = a.unbind(2)
+    if not folded:
+        move = _moves(p, gamma)
+        return lambda t, x: writes[t] if x is None else move(t, x) + writes[t]
+    maps = p.unbind(2)
+
+    def absorb(t: int, x: Tensor | None) -> Tensor:
+        if x is None:
+            return writes[t]
+        if x.shape[-1] == 1:
+            return torch.add(writes[t], (maps[t] * x.mT).sum(-1, keepdim=True))
+        write, map_, before = (y.flatten(0, 1) for y in (writes[t], maps[t], x))
+        return torch.baddbmm(write, map_, before).view_as(x)
+
+    return absorb
 
 
 def _both_ways_back(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -13,10 +12,9 @@ def short_conv(x_btsc: Tensor, weight_ck: Tensor, chunk_starts: Tensor | None) -
     chunk = None if chunk_starts is None else chunk_starts.long().cumsum(0)
     for j in range(1, min(taps, frames)):
         w = weight_ck[:, taps - 1 - j]
-        none = torch.zeros_like(x_btsc[:, :j])
         later = x_btsc[:, j:]
         if chunk is not None:
             later = later * (chunk[j:] == chunk[:-j]).to(x_btsc.dtype)[None, :, None, None]
-        near = torch.cat([none, x_btsc[:, :-j]], 1) + torch.cat([later, none], 1)
-        out = out + w * near
+        out[:, j:].addcmul_(x_btsc[:, :-j], w)
+        out[:, :-j].addcmul_(later, w)
     return out
