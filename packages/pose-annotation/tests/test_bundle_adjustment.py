@@ -115,7 +115,7 @@ def test_exact_tracks_give_the_exact_camera_with_a_lens_per_frame():
 
 def test_principal_point_and_aspect_are_recovered_when_freed():
     state, problem, _c2w, k = make(10, "fly", points=200)
-    wrong = replace(state, lens=state.lens + np.array([0.03, 0.02, 4.0, -3.0]))
+    wrong = replace(state, lens=state.lens + np.array([0.03, 0.02, 4.0, -3.0, 0.0]))
     rows = lens_rows(LensPrior(aspect=0.0, centre=1e-6), np.arange(10.0), np.array([160.0, 96.0]), SIZE, "full")
     solved, _ = adjust(wrong, problem, freedom(10, "full", scale_frame=9), rows, iterations=80, tolerance=1e-14)
     assert np.abs(solved.intrinsics - k).max() < 0.05

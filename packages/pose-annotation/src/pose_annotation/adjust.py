@@ -2,11 +2,12 @@
 
 For frame i and point p seen at u, Y = R_i X_p + t_i and
 
-    E = sum rho( | (fx Yx/Yz + cx, fy Yy/Yz + cy) - u | ) + w_z sum rho_z( log Yz - log z ) + |A theta - b|^2
+    E = sum rho( | (fx Yx/Yz + cx, fy Yy/Yz + cy) - u | ) + w_z sum rho_z( log Yz + d - log z ) + |A theta - b|^2
 
-with Huber rho. fx = exp(l), fy = exp(l + a), so that (l, a, cx, cy) are free per frame. Levenberg-Marquardt; points are
-eliminated by the Schur complement, whose products run as dense matrix products over blocks of points that are seen
-close together in time; that is why no compiled kernel is needed. Reference: annotate.md 2.3, 2.4.
+with Huber rho. fx = exp(l), fy = exp(l + a), so that (l, a, cx, cy) are free per frame, and so is d, by
+which log depth is wrong in the whole frame: depth maps err together far more than pixel by pixel. Levenberg-Marquardt;
+points are eliminated by the Schur complement, whose products run as dense matrix products over blocks of points that
+are seen close together in time; that is why no compiled kernel is needed. Reference: annotate.md 2.3, 2.4.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from scipy import linalg, sparse
 from pose_annotation.rotations import exp_rotation, skew
 from pose_annotation.types import Array, Ints
 
-CAMERA = 10  # rotation 3, translation 3, l, a, cx, cy
+CAMERA = 11  # rotation 3, translation 3, l, a, cx, cy, d
 _BLOCK = 256  # points eliminated together
 
 
@@ -38,8 +39,8 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What is solved for: world-to-camera rotation (n, 3, 3) and translation (n, 3), lens (n, 4) = l, a, cx, cy,
-    points (p, 3)."""
+    """What is solved for: world-to-camera rotation (n, 3, 3) and translation (n, 3), lens (n, 5) = l, a, cx, cy,
+    and log scale d of the depth map; points (p, 3)."""
 
     rotation: Array
     translation: Array
@@ -62,14 +63,14 @@ class State:
 
 
 def lens_from_intrinsics(intrinsics: Array) -> Array:
-    """(n, 4) l, a, cx, cy of (n, 4) fx, fy, cx, cy."""
+    """(n, 5) l, a, cx, cy and d = 0 of (n, 4) fx, fy, cx, cy."""
     log_f = np.log(intrinsics[:, 0])
-    return np.stack([log_f, np.log(intrinsics[:, 1]) - log_f, intrinsics[:, 2], intrinsics[:, 3]], -1)
+    return np.stack([log_f, np.log(intrinsics[:, 1]) - log_f, intrinsics[:, 2], intrinsics[:, 3], 0 * log_f], -1)
 
 
 @dataclass(frozen=True, eq=False)
 class Freedom:
-    """Which camera parameters move: columns (n, 10) hold the index of the variable each follows, -1 for fixed ones.
+    """Which camera parameters move: columns (n, 11) hold the index of the variable each follows, -1 for fixed ones.
 
     Frames with equal indices share a variable. `scale_frame` keeps that frame's distance to the origin, which fixes
     the scale of the map when nothing else does; None leaves the scale to the depths or to the damping.
@@ -108,7 +109,7 @@ def robust_cost(state: State, problem: Problem, prior: tuple[sparse.csr_matrix, 
     total = _huber(np.linalg.norm(r, axis=1), problem.huber_px).sum()
     if problem.z is not None:
         seen = np.isfinite(problem.z)
-        e = np.log(np.maximum(y[seen, 2], 1e-3)) - np.log(problem.z[seen])
+        e = np.log(np.maximum(y[seen, 2], 1e-3)) + state.lens[problem.frame[seen], 4] - np.log(problem.z[seen])
         total += problem.depth_weight * _huber(np.abs(e), problem.huber_log_z).sum()
     if prior is not None:
         matrix, target = prior
@@ -121,14 +122,14 @@ def _huber(x: Array, limit: float) -> Array:
 
 
 def _parameters(state: State) -> Array:
-    """(n, 10); pose increments are relative to the state itself and so read as zero."""
+    """(n, 11); pose increments are relative to the state itself and so read as zero."""
     out = np.zeros((len(state.lens), CAMERA))
     out[:, 6:] = state.lens
     return out
 
 
 def linearise(state: State, problem: Problem) -> tuple[Array, Array, Array]:
-    """Weighted residuals (m, r) and their derivatives by camera (m, r, 10) and point (m, r, 3); r = 2, or 3 with z.
+    """Weighted residuals (m, r) and their derivatives by camera (m, r, 11) and point (m, r, 3); r = 2, or 3 with z.
 
     The weights are the square roots of Huber's, so that J'J is the Gauss-Newton matrix of E.
     """
@@ -146,7 +147,7 @@ def linearise(state: State, problem: Problem) -> tuple[Array, Array, Array]:
     error[:, :2] = r
     if problem.z is not None:
         seen = np.isfinite(problem.z)
-        e = np.where(seen, np.log(z) - np.log(np.where(seen, problem.z, 1.0)), 0.0)
+        e = np.where(seen, np.log(z) + state.lens[problem.frame, 4] - np.log(np.where(seen, problem.z, 1.0)), 0.0)
         by_y[:, 2, 2] = seen / z
         error[:, 2] = e
         scale[:, 2] = np.sqrt(
@@ -159,6 +160,8 @@ def linearise(state: State, problem: Problem) -> tuple[Array, Array, Array]:
     by_camera[:, 0, 6], by_camera[:, 1, 6] = k[:, 0] * nx, k[:, 1] * ny
     by_camera[:, 1, 7] = k[:, 1] * ny
     by_camera[:, 0, 8] = by_camera[:, 1, 9] = 1.0
+    if problem.z is not None:
+        by_camera[:, 2, 10] = np.isfinite(problem.z)
     by_point = by_y @ state.rotation[problem.frame]
     behind = y[:, 2] <= 1e-3
     scale[behind] = 0.0
@@ -297,7 +300,7 @@ def adjust(
 ) -> tuple[State, float]:
     """Minimise E by Levenberg-Marquardt and return the best state and its energy.
 
-    `prior` is (A, b) over the (n * 10) camera parameters, of which only the lens columns may be non-zero. Stops when
+    `prior` is (A, b) over the (n * 11) camera parameters, of which only the lens columns may be non-zero. Stops when
     E falls by less than `tolerance` relative, or when no damping helps.
     """
     active = np.flatnonzero((freedom.columns >= 0).any(0))
@@ -338,7 +341,7 @@ def adjust(
 def covariance(
     state: State, problem: Problem, freedom: Freedom, prior: tuple[sparse.csr_matrix, Array] | None = None
 ) -> Array:
-    """Standard deviations (n, 10) of the camera parameters for a pixel noise of 1; nan for fixed ones.
+    """Standard deviations (n, 11) of the camera parameters for a pixel noise of 1; nan for fixed ones.
 
     Multiply by the pixel noise. The points are integrated out; the gauge is the one of `freedom`.
     """

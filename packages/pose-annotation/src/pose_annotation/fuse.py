@@ -54,7 +54,7 @@ def combine_scales(
     """One scale a frame (f,) from raw ones (f,), of which some may be nan.
 
     "ema": s_t = 0.99 s_(t-1) + 0.01 raw_t from raw_0, the paper's. "ema_debiased": the same started at zero and divided
-    by 1 - 0.99^t. "robust_global": weighted median of all frames. "smooth": that median with a slow drift (Whittaker,
+    by 1 - 0.99^t. "robust_global": one robust mean of all frames. "smooth": that mean with a slow drift (Whittaker,
     half-life of at least 4 s, outliers weighed down). Raises ValueError when no scale is finite.
     """
     if temporal not in TEMPORAL:
@@ -67,11 +67,24 @@ def combine_scales(
         return _moving_average(raw, ok, temporal == "ema_debiased")
     weight = np.ones(len(raw)) if weights is None else np.asarray(weights, np.float64)
     log_s = np.log(np.where(ok, raw, 1.0))
-    middle = weighted_median(log_s[ok], weight[ok])
+    middle = _middle(log_s[ok], weight[ok])
     if temporal == "robust_global":
         return np.full(len(raw), np.exp(middle))
     drift = _whittaker(np.where(ok, log_s - middle, 0.0), ok * weight / weight[ok].mean(), 4.0 * fps)
     return np.exp(middle + drift)
+
+
+def _middle(values: Array, weights: Array) -> float:
+    """Tukey's biweight mean from the weighted median: uses more of the frames, and outliers on one side pull less."""
+    middle = weighted_median(values, weights)
+    spread = 1.4826 * weighted_median(np.abs(values - middle), weights)
+    if spread <= 1e-12:
+        return middle
+    for _ in range(20):
+        share = np.minimum(np.abs(values - middle) / (4.685 * spread), 1.0)
+        kept = weights * (1.0 - share**2) ** 2
+        middle = float((kept * values).sum() / kept.sum())
+    return middle
 
 
 def _moving_average(raw: Array, ok: NDArray[np.bool_], debiased: bool) -> Array:

@@ -1,4 +1,5 @@
-"""What is believed about a lens before looking: focal length changes smoothly, pixels are square, the axis is central.
+"""What is believed about a lens before looking: focal length changes smoothly, pixels are square, the axis is central;
+and about depth maps: their scale is nearly right.
 
 The rows are linear in (l, a, cx, cy); second differences, because first differences pull a zoom towards a constant
 focal length (annotate.md 2.3, measured).
@@ -24,6 +25,7 @@ class LensPrior:
 
     `smooth_f` weighs second differences of log focal length per frame squared, `smooth_c` those of the principal point
     in image widths; `focal` is the weight of `log_f`, a belief about the mean log focal length (None: no belief).
+    `depth_scale` weighs the log scale by which the depth map of a frame may be wrong, the same for all its pixels.
     """
 
     smooth_f: float = 1e6
@@ -32,12 +34,13 @@ class LensPrior:
     centre: float = 1.0
     focal: float = 0.0
     log_f: float | None = None
+    depth_scale: float = 16.0
 
 
 def lens_rows(
-    prior: LensPrior, times: Array, centre: Array, size: tuple[int, int], level: str
+    prior: LensPrior, times: Array, centre: Array, size: tuple[int, int], level: str, *, depth: bool = False
 ) -> tuple[sparse.csr_matrix, Array]:
-    """Rows (A, b) over (n * 10) camera parameters for frames at `times` (n,) in frames, around centre (2,) px."""
+    """Rows (A, b) over (n * 11) camera parameters for frames at `times` (n,) in frames, around centre (2,) px."""
     n, unit = len(times), 0.02 * max(size)
     rows: list[tuple[list[int], list[float], float]] = []
     free = _FREE[level]
@@ -58,6 +61,8 @@ def lens_rows(
         if column in free:
             weight = float(np.sqrt(prior.centre)) / unit
             rows += [([i * CAMERA + column], [weight], weight * float(middle)) for i in range(n)]
+    if depth:
+        rows += [([i * CAMERA + 10], [float(np.sqrt(prior.depth_scale))], 0.0) for i in range(n)]
     if prior.log_f is not None and prior.focal > 0 and free:
         weight = float(np.sqrt(prior.focal))
         rows.append(([i * CAMERA + 6 for i in range(n)], [weight / n] * n, weight * prior.log_f))
@@ -69,9 +74,10 @@ def lens_rows(
 
 def freedom(
     frames: int, level: str, *, fixed_poses: Ints | None = None, scale_frame: int | None = None,
-    translations: bool = True, points: bool = True,
+    translations: bool = True, points: bool = True, depth: bool = False,
 ) -> Freedom:  # fmt: skip
-    """Free parameters of `frames` cameras: poses except `fixed_poses` (default frame 0), and the lens by `level`.
+    """Free parameters of `frames` cameras: poses except `fixed_poses` (default frame 0), the lens by `level`, and with
+    `depth` the scale of every depth map.
 
     Raises ValueError for an unknown level.
     """
@@ -90,4 +96,6 @@ def freedom(
         else:
             columns[:, column] = used + np.arange(frames)
             used += frames
+    if depth:
+        columns[:, 10] = used + np.arange(frames)
     return Freedom(columns, scale_frame, points)

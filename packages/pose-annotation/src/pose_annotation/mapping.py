@@ -109,7 +109,7 @@ class Map:
         self, rows: Ints, frame: Ints, local: Ints, normalised: Array, count: int
     ) -> tuple[Array, NDArray[np.bool_]]:
         assert self.view.depth is not None
-        z = self.view.depth[rows]
+        z = self.view.depth[rows] * np.exp(-self.lens[frame, 4])
         seen = np.flatnonzero(np.isfinite(z))[::-1]
         y = np.concatenate([normalised[seen], np.ones((len(seen), 1))], 1) * z[seen, None]
         at = np.einsum("mji,mj->mi", self.rotation[frame[seen]], y - self.translation[frame[seen]])
@@ -164,10 +164,12 @@ class Map:
         # Camera centres relative to the held one: the farthest fixes the scale.
         state, shift = _centred(state, held)
         far = int(np.linalg.norm(state.translation, axis=1).argmax())
-        scale_frame = far if problem.z is None and far != held else None
-        free = freedom(len(places), level, fixed_poses=np.array([held]), scale_frame=scale_frame)
+        depth = problem.z is not None
+        scale_frame = far if not depth and far != held else None
+        free = freedom(len(places), level, fixed_poses=np.array([held]), scale_frame=scale_frame, depth=depth)
         centre = np.array([self.view.tracks.size[1] / 2.0, self.view.tracks.size[0] / 2.0])
-        rows = lens_rows(prior, self.frames[places].astype(float), centre, self.view.tracks.size, level)
+        times = self.frames[places].astype(float)
+        rows = lens_rows(prior, times, centre, self.view.tracks.size, level, depth=depth)
         state, cost = adjust(state, problem, free, rows, iterations, tolerance)
         state = _uncentred(state, shift)
         self.rotation[places], self.translation[places] = state.rotation, state.translation

@@ -12,7 +12,7 @@ from pose_annotation.lens_prior import LEVELS
 from pose_annotation.windows import WindowRule
 
 MODES = ("default", "gt_pose")
-VERSION = 1  # of the stages; another one makes stored results stale
+VERSION = 2  # of the stages; another one makes stored results stale
 
 
 @dataclass(frozen=True)

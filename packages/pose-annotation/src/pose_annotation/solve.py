@@ -336,17 +336,18 @@ def _measure(whole: Map, found: Map, is_keyframe: NDArray[np.bool_], level: str,
 
 
 def _deviations(solved: Map, frames: int, level: str, config: SolveConfig) -> Array:
-    """Standard deviations (frames, 10) for a pixel noise of 1, interpolated between the frames of the map."""
+    """Standard deviations (frames, 11) for a pixel noise of 1, interpolated between the frames of the map."""
     problem, places, ids, _ = solved.problem(1.0)
     turn, shift = solved.rotation[places], solved.translation[places]
     # The first frame at the origin, so that the fixed distance is the one between two cameras.
     offset = -turn[0].T @ shift[0]
     state = State(turn, shift + turn @ offset, solved.lens[places], solved.world[ids] - offset)
     far = int(np.linalg.norm(state.translation, axis=1).argmax())
-    free = freedom(len(places), level, scale_frame=far if problem.z is None and far else None)
+    depth = problem.z is not None
+    free = freedom(len(places), level, scale_frame=far if not depth and far else None, depth=depth)
     at, tracks = solved.frames[places].astype(float), solved.view.tracks
     centre = np.array([tracks.size[1] / 2.0, tracks.size[0] / 2.0])
-    prior = lens_rows(config.prior, at, centre, tracks.size, level)
+    prior = lens_rows(config.prior, at, centre, tracks.size, level, depth=depth)
     deviation = covariance(state, problem, free, prior)
     return np.stack([np.interp(np.arange(frames), at, column) for column in deviation.T], -1)
 
