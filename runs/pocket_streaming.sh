@@ -7,7 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 root=${1:-out/pocket-streaming}
 clips=${CLIPS:-out/pocket-run/clips}
-go() { uv run sana-wm "$@"; }
+read -r -a command <<<"${SANA_WM:-uv run sana-wm}"
+go() { "${command[@]}" "$@"; }
 
 # A stage that has begun goes on from its newest checkpoint; one that is done does nothing.
 stage() {

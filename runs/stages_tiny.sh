@@ -6,9 +6,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 root=${1:-out/stages-tiny}
 steps=${STEPS:-150}
-go() { uv run sana-wm "$@"; }
+read -r -a command <<<"${SANA_WM:-uv run sana-wm}"
+go() { "${command[@]}" "$@"; }
 
-go data synth --out "$root/clips" --clips "${CLIPS:-24}" --held-out 8 --workers 2
+go data synth --out "$root/clips" --clips "${CLIPS:-24}" --held-out "${HELD_OUT:-8}" --workers 2
 go data encode "$root/clips"
 go data check "$root/clips"
 

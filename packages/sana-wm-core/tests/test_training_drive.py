@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sana_wm_core.training.curve import draw_curves, read_curve, smooth
 from sana_wm_core.training.objective import FrameErrors
 from sana_wm_core.training.run import export_run, load_run
 from sana_wm_core.training.stage_loop import StageTrainer
+from sana_wm_core.training.starting import begin
 from sana_wm_core.weights import load_transformer
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -95,6 +97,44 @@ def test_plan_run_resume_export_and_curve(place: Path, capsys: pytest.CaptureFix
     draw_curves([place / "run", place / "run"], place / "loss.png")
     assert (place / "loss.png").stat().st_size > 2000
     assert smooth([(1, 2.0), (2, 2.0)]) == [(1, pytest.approx(2.0)), (2, pytest.approx(2.0))]
+
+
+def test_adapters_are_merged_when_the_run_is_done(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--data", "@clips.jsonl", "--out", "@lora", "--set", "lora.rank=2", "--set", "lora.alpha=4")
+    assert _call(place, "@mine.toml", *words, "--set", "optim.learning_rate=0.05") == 0
+    assert "generate --model BASE --model_path" in capsys.readouterr().out
+    ready = load_transformer(place / "lora/weights", subfolder="transformer")
+    stage, merged = load_run(place / "lora")
+    assert all(torch.equal(v, ready.state_dict()[k]) for k, v in merged.state_dict().items())
+    plain, _ = begin(stage.model, stage.start, stage.train.seed)
+    assert not torch.equal(ready.blocks[0].attn.qkv.weight, plain.blocks[0].attn.qkv.weight)
+    assert (place / "lora/weights/adapter/adapter_model.safetensors").is_file()
+
+
+def test_metrics_go_to_tensorboard_where_it_is_asked_for(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("@mine.toml", "--data", "@clips.jsonl", "--set", "train.tensorboard=true")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert _call(place, *words, "--out", "@board-none") == 2
+    assert "needs the tensorboard package" in capsys.readouterr().err
+    written: list[tuple[str, int]] = []
+
+    class SummaryWriter:
+        def __init__(self, folder: str) -> None:
+            assert folder == str(place / "board/tensorboard")
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, step))
+
+        def flush(self) -> None:
+            pass
+
+    stub = types.ModuleType("torch.utils.tensorboard")
+    stub.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stub)
+    assert _call(place, *words, "--out", "@board") == 0
+    assert {("loss", 1), ("loss", 2), ("grad_norm", 2)} <= set(written)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from sana_wm_core.training.plan import make_plan
-from sana_wm_core.training.run import Job, read_job, start_job
+from sana_wm_core.training.run import Job, export_run, read_job, start_job
 from sana_wm_core.training.stages import Stage, load_stage
 
 
@@ -67,7 +68,7 @@ def drive(
         raise ValueError("--out is missing: a folder for the run, for example --out out/my-run")
     if not (job.data or job.stage.data.path):
         raise ValueError("--data is missing: a manifest, an encoded folder, or upstream's zip folder")
-    trainer, _ = start_job(job, folder, bool(resume))
+    trainer, ranks = start_job(job, folder, bool(resume))
     total = job.stage.train.steps
     say(f"{len(trainer.clips.entries)} clips, {trainer.order.steps_an_epoch} steps an epoch")
 
@@ -81,6 +82,11 @@ def drive(
         trainer.run(report, _asked_to_stop(say))
     finally:
         _leave()
+    if job.stage.lora is not None and trainer.steps_done >= total and ranks.rank == 0:
+        ready = export_run(folder, Path(folder) / "weights")
+        whole = job.stage.text.kind == "pocket"
+        flags = f"--model {ready}" if whole else f"--model BASE --model_path {ready / 'transformer'}"
+        say(f"{ready}: adapters merged; sana-wm generate {flags}")
 
 
 def changed(stage: Stage, changes: list[str]) -> Stage:
@@ -89,8 +95,6 @@ def changed(stage: Stage, changes: list[str]) -> Stage:
     Raises:
         ValueError: A malformed change, or one the stage refuses.
     """
-    from pathlib import Path
-
     from pydantic import ValidationError
 
     from sana_wm_core.training.recipe import apply_changes, one_line

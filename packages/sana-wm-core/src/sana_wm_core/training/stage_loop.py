@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from sana_wm_core.model import SanaWMTransformer
 from sana_wm_core.sampling.denoiser import WienerVelocity
 from sana_wm_core.training.batches import Batch, Batches, TextSource
+from sana_wm_core.training.board import Board
 from sana_wm_core.training.checkpoint import Writer, latest, load_into, read_meta
 from sana_wm_core.training.clips import ClipSet, Entry, passes
 from sana_wm_core.training.distill.rollout import behind_clean
@@ -87,6 +88,7 @@ class StageTrainer:
         self.batches = Batches(stage, clips, text, ranks.cp, self.device, log)
         self.steps_done = 0
         self.write_sample: Callable[[StageTrainer], Any] | None = None
+        self.board = Board(self.out) if stage.train.tensorboard and ranks.rank == 0 else None
         self.writer = Writer(self.out, stage.saving.keep, stage.saving.background)
 
     def takes(self, entry: Entry) -> bool:
@@ -264,6 +266,8 @@ class StageTrainer:
             return
         with open(self.out / "metrics.jsonl", "a") as file:
             file.write(json.dumps({k: round(v, 6) for k, v in metrics.items()}) + "\n")
+        if self.board is not None:
+            self.board.log(metrics)
         if report is not None:
             report(metrics)
 

@@ -88,6 +88,7 @@ class Steps(_Part):
     micro_batch: int = Field(1, ge=1, description="Clips in one forward pass of a data rank.")
     seed: int = Field(3407, ge=0, description="Seed of data order, noise and dropout.")
     log_every: int = Field(10, ge=1, description="Steps between metric lines.")
+    tensorboard: bool = Field(False, description="Also write the metrics for TensorBoard.")
     validate_every: int = Field(0, ge=0, description="Steps between fixed-noise validation losses; 0 = never.")
     validate_clips: int = Field(8, ge=1, description="Held-out clips of a validation.")
     sample_every: int = Field(0, ge=0, description="Steps between sampled videos, on one process; 0 = never.")
@@ -196,6 +197,7 @@ class Stage(_Part):
         free_train = {
             "steps",
             "log_every",
+            "tensorboard",
             "validate_every",
             "validate_clips",
             "micro_batch",
