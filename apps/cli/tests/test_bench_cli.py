@@ -1,13 +1,18 @@
 """sana-wm bench on a tiny stand-in model: run, score, compare, baseline and speed, and their exit codes."""
 
 import json
+import sys
+from functools import partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import sana_wm_core.loading
 import torch
+from sana_wm_cli import bench_generate
 from sana_wm_cli.main import app
-from sana_wm_core.pipeline import Defaults, WorldPipeline
+from sana_wm_core.pipeline import Defaults
 from typer.testing import CliRunner
 from wm_bench.baselines import shuffled_paths
 from wm_bench.splits import load_procedural
@@ -16,30 +21,24 @@ SPLIT = ["--scenes", "indoor_001,outdoor_city_002", "--seconds", "1"]
 CHEAP = ["--estimator", "none", "--no-cache"]
 
 
-class ToyModel(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.tensor(0.5))
+class Pan:
+    """A world model that moves its picture aside as the camera turns: cheap, seeded and a little wrong."""
 
-    def forward(self, hidden_states, timestep, encoder_hidden_states, **conditions):
-        shift = conditions["chunk_plucker"].mean(dim=(1, 3, 4))[:, None, :, None, None]
-        return (self.weight * hidden_states + shift,)
+    defaults = Defaults(32, 48, 17, 16, 2, 1.0, 2.0, 70.0, 0.05, 1.2)
+    dtype, device = torch.float32, torch.device("cpu")
 
+    def __init__(self, weights):
+        self.sources = {"weights": weights}
 
-class ToyCodec(torch.nn.Module):
-    temporal_stride, spatial_stride, latent_channels, dtype = 8, 16, 3, torch.float32
+    def to(self, device):
+        return self
 
-    def encode_image(self, image):
-        return torch.nn.functional.avg_pool2d(image, 16).unsqueeze(2)
-
-    def decode(self, latents):
-        frames = torch.cat([latents[:, :, :1], latents[:, :, 1:].repeat_interleave(8, dim=2)], dim=2)
-        return frames.repeat_interleave(16, dim=3).repeat_interleave(16, dim=4).tanh()
-
-
-class ToyText:
-    def encode(self, prompts):
-        return torch.full((len(prompts), 1, 4, 2), float(len(prompts[0]))), torch.ones(len(prompts), 4)
+    def __call__(self, picture, prompt, *, c2w, intrinsics, frames, steps=None, seed=0):
+        assert prompt and len(c2w) == frames and intrinsics.shape == (4,)
+        grain = np.random.default_rng(seed + (steps or 2)).integers(0, 3, np.shape(picture), dtype=np.uint8)
+        aside = np.round(intrinsics[0] * c2w[:, 0, 2]).astype(int)
+        shown = [np.roll(np.asarray(picture) // 2 + grain, -int(x), axis=1) for x in aside]
+        return SimpleNamespace(video=np.stack(shown))
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +50,9 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def toy(weights):
-    """The pocket world replaced by a toy of 32x48 pixels."""
-    own = Defaults(32, 48, 17, 16, 2, 1.0, 2.0, 70.0, 0.05, 1.2)
+    """The pocket world replaced by a pan over its first picture, 32x48 pixels."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            sana_wm_core.loading, "_load_pocket",
-            lambda folder: WorldPipeline(ToyModel(), ToyCodec(), ToyText(), own, sources={"weights": weights}),
-        )  # fmt: skip
+        patch.setattr(sana_wm_core.loading, "_load_pocket", lambda folder: Pan(weights))
         yield
 
 
@@ -89,8 +84,13 @@ def test_run_makes_scores_and_ranks(ran):
     line = json.loads(result.stdout.splitlines()[-1])
     assert line["method"] == "pocket" and line["metrics"]["ref_psnr_db"]["mean"] < 30
     ranking = (out / "ranking.md").read_text()
-    row = next(x for x in ranking.splitlines() if x.startswith("| ref_psnr_db |"))
-    assert row.startswith("| ref_psnr_db | render 100 > still ")
+    assert "| ref_psnr_db | render 100.0 > still " in ranking and (out / "ranking.html").is_file()
+    gaps = {(r["metric"], r["ahead"], r["behind"]): r for r in json.loads((out / "ranking.json").read_text())["gaps"]}
+    best = gaps["ref_psnr_db", "render", "pocket"]
+    assert best["verdict"] == "yes" and best["n"] == 2 and 0 < best["low"] <= best["gap"] <= best["high"]
+    # This toy shows the truth less than a picture that never moves, and the ladder says so.
+    assert gaps["ref_psnr_db", "pocket", "still"]["verdict"] == "no"
+    assert gaps["revisit_psnr_db", "still", "pocket"]["verdict"] == "not measured"
     assert (out / "pocket-and-render" / "compare.html").is_file()
     info = json.loads((out / "pocket" / "videos" / "method_info.json").read_text())
     assert info["resolution"] == "48x32" and len(info["weights_sha256"]["weights"]) == 64
@@ -118,6 +118,63 @@ def test_shards_share_the_work(tmp_path):
     assert [len(names) for names in made] == [1, 2]
     for bad in ("2/2", "1", "a/b"):
         refused(call("run", *SPLIT, "--shard", bad), "--shard", "0/8")
+
+
+class FakeRay(ModuleType):
+    """The part of Ray's public interface that sharing uses, in this process; tasks run when they are waited for."""
+
+    def __init__(self):
+        super().__init__("ray")
+        self.options, self.started = {}, []
+
+    def is_initialized(self):
+        return bool(self.started)
+
+    def init(self, **options):
+        self.started.append(options)
+
+    def remote(self, **options):
+        self.options = options
+        return lambda work: SimpleNamespace(remote=lambda part: partial(work, part))
+
+    def wait(self, references, num_returns):
+        return references[-num_returns:], references[:-num_returns]
+
+    def get(self, reference):
+        return reference()
+
+
+def test_ray_shares_the_work_and_tells_what_failed(ran, tmp_path, monkeypatch):
+    # One step, as the last call of the test before made them.
+    shared = ["run", *SPLIT, *CHEAP, "--steps", "1", "--ray"]
+    refused(call(*shared, "2", "--out", tmp_path / "none"), "Ray is not installed", "wm-bench[ray]")
+    refused(call(*shared, "2", "--shard", "0/2"), "--ray 2", "--shard 0/2")
+    fake = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    result = call(*shared, "5", "--out", tmp_path / "a")
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "part 0 of 2: 1 scenes" in result.stderr and "part 1 of 2: 1 scenes" in result.stderr
+    assert "generating" not in result.stderr and fake.options["num_gpus"] == 0 and len(fake.started) == 1
+    alone = ran[0] / "pocket" / "videos"
+    for video in alone.glob("*.mkv"):
+        assert (tmp_path / "a" / "pocket" / "videos" / video.name).read_bytes() == video.read_bytes()
+    make = bench_generate._make
+
+    def breaking(pipeline, split, scene, *rest):
+        assert scene.id != "indoor_001", "no memory left"
+        return make(pipeline, split, scene, *rest)
+
+    monkeypatch.setattr(bench_generate, "_make", breaking)
+    refused(call(*shared, "2", "--out", tmp_path / "b"), "1 of 2 parts failed", "no memory left")
+    assert [p.name for p in (tmp_path / "b" / "pocket" / "videos").glob("*.mkv")] == ["outdoor_city_002_generated.mkv"]
+
+
+def test_an_estimate_is_made_from_one_scene(tmp_path):
+    result = call("run", *SPLIT, *CHEAP, "--estimate", "--baselines", "--out", tmp_path)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "2 scenes of 17 frames" in result.stdout and "measured on indoor_001" in result.stdout
+    assert "twice and four times" in result.stdout and " h in one process here" in result.stdout
+    assert len(list((tmp_path / "pocket" / "videos").glob("*.mkv"))) == 1
 
 
 def test_score_reports_what_is_missing(ran, tmp_path):
@@ -167,7 +224,14 @@ def test_wrong_input_is_one_line(ran, tmp_path):
 def test_baseline_writes_videos_and_poses(tmp_path):
     result = call("baseline", "still", tmp_path / "v", *SPLIT, "--size", "32x48")
     assert result.exit_code == 0, result.output
-    assert sorted(p.suffix for p in (tmp_path / "v").iterdir()) == [".mkv", ".mkv", ".npz", ".npz"]
+    made = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "v").iterdir()}
+    assert sorted(Path(name).suffix for name in made) == [".json", ".json", ".mkv", ".mkv", ".npz", ".npz"]
+    # A second call writes what is absent or was made for another size, and nothing else.
+    (tmp_path / "v" / "indoor_001.mkv").unlink()
+    again = call("baseline", "still", tmp_path / "v", *SPLIT, "--size", "32x48")
+    assert again.stderr.count("writing") == 1 and "writing indoor_001" in again.stderr
+    assert (tmp_path / "v" / "outdoor_city_002.mkv").stat().st_mtime_ns == made["outdoor_city_002.mkv"]
+    assert call("baseline", "still", tmp_path / "v", *SPLIT, "--size", "32x64").stderr.count("writing") == 2
 
 
 def test_shuffled_paths_are_other_plans_from_the_same_start():

@@ -53,7 +53,7 @@ def test_pycolmap_has_a_low_floor_on_an_exact_render(box_split):
     ask = PoseRequest(frames, lens, times, np.arange(21), None)
     estimator = get_estimator("pycolmap:features=400")
     found = estimator.estimate(ask)
-    assert found.registered.all() and estimator.version.endswith("features=400,overlap=8,sift=0")
+    assert found.registered.all() and estimator.version.endswith("features=400,overlap=8,sift=0;rules=2")
     truth = scene.trajectory().at(times)[0]
     score = score_poses("code-v1", found.c2w, truth, times)
     extent = np.ptp(truth[:, :3, 3], axis=0).max()

@@ -2,7 +2,19 @@
 
 import numpy as np
 import pytest
-from wm_bench.following import Following, colour_difference, laplacian_variance, opposite_path, psnr, score, summary
+from scipy.ndimage import gaussian_filter
+from wm_bench.following import (
+    Following,
+    _octave_energy,
+    colour_difference,
+    laplacian_variance,
+    opposite_path,
+    psnr,
+    score,
+    sharpness_match,
+    spectrum_match,
+    summary,
+)
 
 
 def _video(seed: int = 0) -> np.ndarray:
@@ -50,9 +62,45 @@ def test_a_perfect_video_beats_still_and_opposite() -> None:
 
 
 def test_summary_counts_only_moving_clips() -> None:
-    moving = Following(25, 20, 15, 14, 24, 18, 0.8, 0.05, 31)
-    resting = Following(40, 40, 35, 35, 40, 41, 1.0, 0.0, 35)
+    moving = Following(25, 20, 15, 14, 24, 18, 0.8, 0.05, 31, 0.7, 0.6)
+    resting = Following(40, 40, 35, 35, 40, 41, 1.0, 0.0, 35, 0.9, 0.8)
     table = summary([moving, resting])
     assert table["near_clips"] == 1 and table["near_gain_db"] == 10
     assert table["far_gain_db"] == 6 and table["true_beats_opposite"] == 0.5
     assert table["codec_psnr_db"] == 33
+    assert table["sharpness_match"] == pytest.approx(0.8) and table["spectrum_match"] == pytest.approx(0.7)
+
+
+def _smooth(sigma: float, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=(3, 64, 96))
+    soft = gaussian_filter(noise, (0, sigma, sigma))
+    soft = 128 + 45 * soft / soft.std()
+    return np.repeat(np.clip(soft, 0, 255).astype(np.uint8)[..., None], 3, axis=3)
+
+
+def test_grain_earns_sharpness_but_no_match() -> None:
+    truth = _smooth(2.0)
+    assert sharpness_match(truth, truth) == spectrum_match(truth, truth) == 1.0
+    grain = np.random.default_rng(1).normal(0, 20, truth.shape[:3])[..., None]
+    noisy = np.clip(truth + grain, 0, 255).astype(np.uint8)
+    soft = gaussian_filter(truth, (0, 1.5, 1.5, 0))
+    assert laplacian_variance(noisy) > 3 * laplacian_variance(truth)
+    assert sharpness_match(noisy, truth) < 0.3 and spectrum_match(noisy, truth) < 0.8
+    assert sharpness_match(soft, truth) < 0.5
+    # Blur with as much grain as brings the Laplacian variance back: the ratio is fooled, the octaves are not.
+    wanted, had = laplacian_variance(truth), laplacian_variance(soft)
+    level = np.sqrt((wanted - had) / 20.0)  # the Laplacian of unit white noise has variance 20
+    faked = np.clip(soft + np.random.default_rng(2).normal(0, level, truth.shape[:3])[..., None], 0, 255).astype(
+        np.uint8
+    )
+    assert sharpness_match(faked, truth) > 0.7
+    assert spectrum_match(faked, truth) < 0.75 * spectrum_match(_smooth(2.0, seed=5), truth)
+
+
+def test_octaves_hold_all_detail() -> None:
+    column = np.arange(64)
+    for period, octave in ((3, 0), (6, 1), (12, 2)):
+        wave = np.round(128 + 60 * np.sin(2 * np.pi * column / period)).astype(np.uint8)
+        energy = _octave_energy(np.broadcast_to(wave[None, None, :, None], (1, 64, 64, 3)))[0]
+        assert energy.argmax() == octave and energy[octave] > 0.9 * energy.sum()
+        assert energy.shape == (4,)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sana_wm_cli import bench_run, bench_score, bench_speed, bench_split
+from sana_wm_cli import bench_run, bench_score, bench_speed, bench_split, bench_upstream
 
 app = typer.Typer(no_args_is_help=True, help="Bench: score a model against exact renders.")
 
@@ -26,6 +26,8 @@ app.command()(bench_speed.speed)
 app.command()(bench_split.export)
 app.command()(bench_split.draw)
 app.command()(bench_split.verify)
+app.command("import")(bench_upstream.import_results)
+app.command()(bench_upstream.export_results)
 
 
 @app.command()
@@ -56,6 +58,8 @@ def pocket(
         "far_gain_db": ">= 3",
         "true_beats_opposite": ">= 0.97",
         "sharpness_ratio": ">= 0.6",
+        "sharpness_match": "1 is equal; grain lowers it",
+        "spectrum_match": "1 is equal; grain lowers it",
         "colour_difference": "<= 0.1",
     }
     table = Table("number", "reached", "wanted")

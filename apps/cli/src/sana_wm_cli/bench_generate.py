@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from camera_control.files import replacing
+
+from sana_wm_cli.bench_split import open_split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +33,20 @@ class Sampling(NamedTuple):
     seed: int
 
 
+class Job(NamedTuple):
+    """All that a machine must know to make its part of the videos; plain values, so that it can travel."""
+
+    model: str
+    device: str
+    split: str
+    data: Path | None
+    scenes: str | None
+    seconds: float | None
+    out: Path
+    sampling: Sampling
+    baselines: bool
+
+
 def parse_shard(text: str | None) -> Shard:
     """0/8 is the first of eight parts. Raises ValueError for anything that is no part."""
     if text is None:
@@ -37,6 +55,50 @@ def parse_shard(text: str | None) -> Shard:
     if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
         raise ValueError(f"--shard is {text!r}; allowed: I/N with I from 0 to N - 1; example: 0/8")
     return Shard(int(number), int(count))
+
+
+def make_videos(job: Job, split: Split, shard: Shard, report: Callable[[str], None]) -> dict[str, Path]:
+    """Make a part of a job's videos and return the folders by method, the model's own first.
+
+    Renders and stills cost little and are made only by a call that makes everything.
+    """
+    pipeline = load_model(job.model, job.device)
+    name, out = Path(job.model).name, job.out
+    own = pipeline.defaults
+    folders = {
+        name: generate_split(pipeline, split, out / name / "videos", name, job.sampling, shard=shard, report=report)
+    }
+    if job.baselines:
+        from wm_bench.baselines import shuffled_paths, write_baseline
+
+        other = f"{name}-shuffled"
+        folders[other] = generate_split(
+            pipeline, split, out / other / "videos", other, job.sampling, shuffled_paths(split), shard, report
+        )
+        if shard.of == 1:
+            for kind in ("render", "still") if split.truth is not None else ("still",):
+                folders[kind] = write_baseline(kind, split, out / kind / "videos", (own.height, own.width), own.fps)
+                write_info(folders[kind], {"model": kind, "fps": own.fps})
+    return folders
+
+
+def make_part(part: tuple[Job, Shard]) -> int:
+    """Make one part of a job on whatever machine this runs on; returns how many scenes it has."""
+    job, shard = part
+    split = open_split(job.split, job.data, job.scenes, job.seconds)
+    make_videos(job, split, shard, lambda scene: None)
+    return len(list(split.scenes)[shard.number :: shard.of])
+
+
+def pilot(split: Split) -> Split:
+    """The first scene of a split, alone."""
+    return dataclasses.replace(split, scenes=list(split.scenes)[:1])
+
+
+def seconds_of(folder: Path, scene_id: str) -> float:
+    """How long a scene took to generate when it was generated."""
+    note = json.loads((folder / f"{scene_id}_generation.json").read_text(encoding="utf-8"))
+    return float(note["seconds"])
 
 
 def load_model(model: str, device: str) -> WorldPipeline:
@@ -101,8 +163,9 @@ def generate_split(
             continue
         if report is not None:
             report(scene.id)
+        start = time.perf_counter()
         write_lossless(video, _make(pipeline, split, scene, c2w, sampling), own.fps)
-        _write_json(note, {"key": key, **about})
+        _write_json(note, {"key": key, "seconds": round(time.perf_counter() - start, 3), **about})
     return folder
 
 

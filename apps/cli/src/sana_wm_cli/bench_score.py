@@ -9,58 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sana_wm_cli.bench_options import Scoring, with_scoring
 from sana_wm_cli.bench_split import Data, Scenes, Seconds, SplitName, open_split, parse_size
 
 if TYPE_CHECKING:
+    from wm_bench.cache import Cache
     from wm_bench.scoring import Options
     from wm_bench.sheet import Sheet
     from wm_bench.splits import Split
 
 INCOMPLETE, UNAVAILABLE = 3, 4
 
-Estimators = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--estimator",
-        help="Where cameras come from: pycolmap (default), pose-annotation, oracle, pi3:FOLDER, 'command:...', none.",
-    ),
-]
-Every = Annotated[float, typer.Option("--every", help="Seconds between sampled poses.")]
-Floors = Annotated[bool, typer.Option(help="Also run each estimator on the exact render.")]
-LpipsFile = Annotated[Path | None, typer.Option("--lpips-weights", help="AlexNet with the LPIPS v0.1 heads.")]
-VbenchPython = Annotated[Path | None, typer.Option("--vbench-python", help="Python of an environment that has vbench.")]
-Ffmpeg = Annotated[Path | None, typer.Option("--ffmpeg", help="An ffmpeg with libvmaf, for VMAF.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for the report; default bench-out/METHOD-SPLIT.")]
-CacheFolder = Annotated[
-    Path | None, typer.Option("--cache", help="Folder of kept results; default: the user's cache folder.")
-]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Measure everything again, keep nothing.")]
 JsonLine = Annotated[bool, typer.Option("--json", help="Also print one JSON line.")]
 
 
-def make_options(
-    estimators: list[str] | None, every: float, floors: bool, lpips: Path | None, vbench: Path | None,
-    ffmpeg: Path | None,
-) -> Options:  # fmt: skip
-    """Scoring options from flags. Raises ValueError for values out of range."""
-    from wm_bench.camera_following import PoseRules
-    from wm_bench.scoring import Options
-
-    if not 0.02 <= every <= 10:
-        raise ValueError(f"--every is {every:g}; allowed: 0.02 to 10 seconds; example: 0.25")
-    specs = tuple(estimators) if estimators else ("pycolmap",)
-    specs = () if specs == ("none",) else specs
-    return Options(
-        estimators=specs, poses=PoseRules(every_s=every), lpips_weights=lpips, floors=floors, vbench_python=vbench,
-        ffmpeg=ffmpeg,
-    )  # fmt: skip
-
-
-def score_and_report(
-    videos: Path, split: Split, options: Options, out: Path | None, cache: Path | None, no_cache: bool
-) -> tuple[Sheet, Path]:
+def score_and_report(videos: Path, split: Split, options: Options, out: Path | None, kept: Cache) -> tuple[Sheet, Path]:
     """Score a folder, write its report and print the short table. Nothing is written into `videos`."""
-    from wm_bench.cache import Cache, default_folder
     from wm_bench.report import pick_strips, write_report
     from wm_bench.report.write import write_text
     from wm_bench.scoring import Timings, score_folder
@@ -72,7 +37,6 @@ def score_and_report(
     target = out or Path("bench-out") / f"{videos.resolve().name}-{split.name}"
     if target.resolve().is_relative_to(videos.resolve()):
         raise ValueError(f"--out {target} lies inside {videos}; allowed: a folder outside the videos; example: report")
-    kept = Cache(None if no_cache else cache or default_folder())
     submission = read_submission(videos, split)
     typer.echo(
         f"{len(submission.videos)} of {len(split.scenes)} scenes of {split.name} can be scored; "
@@ -123,31 +87,26 @@ def short_json(sheet: Sheet) -> dict[str, Any]:
     return {"method": sheet["method"], "split": sheet["split"], "coverage": sheet["coverage"], "metrics": means}
 
 
+@with_scoring
 def score(
     videos: Annotated[Path, typer.Argument(help="Folder with one video a scene: ID.mp4 or ID_generated.mp4.")],
     split: SplitName = "proc_simple_60s",
     data: Data = None,
     scenes: Scenes = None,
     seconds: Seconds = None,
-    estimator: Estimators = None,
-    every: Every = 0.25,
-    floors: Floors = True,
-    lpips_weights: LpipsFile = None,
-    vbench_python: VbenchPython = None,
-    ffmpeg: Ffmpeg = None,
     out: Out = None,
-    cache: CacheFolder = None,
-    no_cache: NoCache = False,
     json_line: JsonLine = False,
+    *,
+    scoring: Scoring,
 ) -> None:
     """Score a folder of videos: JSON, CSV, Markdown and an HTML report.
 
     Exit 0: everything asked for was scored. 3: scenes are missing or broken (each is told).
     4: an estimator that was asked for cannot run here. 2: wrong input.
     """
-    options = make_options(estimator, every, floors, lpips_weights, vbench_python, ffmpeg)
+    options = scoring.options()
     chosen = open_split(split, data, scenes, seconds)
-    finish(*score_and_report(videos, chosen, options, out, cache, no_cache), json_line)
+    finish(*score_and_report(videos, chosen, options, out, scoring.kept()), json_line)
 
 
 def compare(

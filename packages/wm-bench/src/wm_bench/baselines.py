@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from camera_control.files import replacing
 from camera_control.trajectory import Trajectory
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from wm_bench.cache import content_key
 from wm_bench.splits.model import BenchScene, Split
 from wm_bench.video import write_lossless
 
 Frames = NDArray[np.uint8]
 Poses = NDArray[np.float64]
+VERSION = "baselines-1"
 KINDS = ("render", "still", "lag", "turned", "blur", "flicker", "swap")
 
 
@@ -32,7 +36,8 @@ def write_baseline(
 
     Kinds: "render" (the truth), "still" (first frame repeated), "lag" (half a second late), "turned" (the camera turns
     aside by up to 10 degrees), "blur" (softer and softer), "flicker" (brightness jumps), "swap" (the picture jumps to
-    the mirror image after half the time). Needs known geometry; only "still" does without.
+    the mirror image after half the time). Needs known geometry; only "still" does without. What an earlier call wrote
+    for the same scene, size and rate stays.
     """
     if kind not in KINDS:
         raise ValueError(f"baseline is {kind!r}; allowed: {', '.join(KINDS)}; example: 'render'")
@@ -40,9 +45,15 @@ def write_baseline(
         raise ValueError(f"{split.name} has no geometry to render {kind!r} from; allowed: 'still'")
     folder.mkdir(parents=True, exist_ok=True)
     for scene in split.scenes:
+        video, note = folder / f"{scene.id}.mkv", folder / f"{scene.id}_baseline.json"
+        key = content_key([VERSION, kind, split.revision.partition(":")[0], scene.fingerprint(), size, fps])
+        if video.is_file() and note.is_file() and note.read_text(encoding="utf-8") == json.dumps({"key": key}):
+            continue
         frames, poses = make_baseline(kind, split, scene, size, fps)
-        write_lossless(folder / f"{scene.id}.mkv", frames, fps)
+        write_lossless(video, frames, fps)
         Trajectory(poses, fps=fps).save(folder / f"{scene.id}_poses.npz")
+        with replacing(note) as temporary:
+            temporary.write_text(json.dumps({"key": key}), encoding="utf-8")
         if report is not None:
             report(scene.id)
     return folder

@@ -11,7 +11,7 @@ from typing import Any
 from camera_control.files import replacing
 
 
-def content_key(parts: dict[str, Any]) -> str:
+def content_key(parts: dict[str, Any] | list[Any]) -> str:
     """SHA-256 of everything a result depends on."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=True).encode()).hexdigest()
 
@@ -24,7 +24,7 @@ def default_folder() -> Path:
 
 
 class Cache:
-    """A folder of JSON files named by content keys; None keeps nothing.
+    """A folder of JSON files named by content keys; None keeps results in memory, for as long as this object lives.
 
     Numbers come back bit for bit: JSON writes the shortest text that reads as the same float. A damaged file counts as
     absent.
@@ -32,23 +32,27 @@ class Cache:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
+        self._memory: dict[str, str] = {}
 
     def get(self, parts: dict[str, Any]) -> dict[str, Any] | None:
         """The kept result, or None."""
-        if self._folder is None:
-            return None
         try:
-            kept = json.loads(self._path(parts).read_text(encoding="utf-8"))
+            if self._folder is None:
+                kept = json.loads(self._memory.get(content_key(parts), ""))
+            else:
+                kept = json.loads(self._path(parts).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return kept["result"] if isinstance(kept, dict) and kept.get("parts") == _plain(parts) else None
 
     def put(self, parts: dict[str, Any], result: dict[str, Any]) -> None:
         """Keep a result. Raises ValueError when the folder cannot be written."""
+        text = json.dumps({"parts": _plain(parts), "result": result})
         if self._folder is None:
+            self._memory[content_key(parts)] = text
             return
         with replacing(self._path(parts)) as temporary:
-            temporary.write_text(json.dumps({"parts": _plain(parts), "result": result}), encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
 
     def _path(self, parts: dict[str, Any]) -> Path:
         assert self._folder is not None

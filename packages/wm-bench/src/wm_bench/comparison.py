@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wm_bench.sheet import Sheet, clean
 from wm_bench.statistics import bootstrap_mean, paired_p_value
+
+Array = NDArray[np.float64]
 
 
 def compare(a: Sheet, b: Sheet) -> dict[str, Any]:
@@ -53,15 +56,21 @@ def _differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return sorted(key for key in one if key != "id" and one[key] != other.get(key))
 
 
-def _row(name: str, ours: dict[str, Any], a: Sheet, b: Sheet) -> dict[str, Any] | None:
+def paired_values(name: str, a: Sheet, b: Sheet) -> tuple[list[str], Array, Array]:
+    """Scenes for which both sheets have a number, and the number on each (n,)."""
     shared = [
         s
         for s in sorted(set(a["scenes"]) & set(b["scenes"]))
         if a["scenes"][s]["values"].get(name) is not None and b["scenes"][s]["values"].get(name) is not None
     ]
+    left, right = (np.array([sheet["scenes"][s]["values"][name] for s in shared]) for sheet in (a, b))
+    return shared, left, right
+
+
+def _row(name: str, ours: dict[str, Any], a: Sheet, b: Sheet) -> dict[str, Any] | None:
+    shared, left, right = paired_values(name, a, b)
     if not shared:
         return None
-    left, right = (np.array([sheet["scenes"][s]["values"][name] for s in shared]) for sheet in (a, b))
     interval = bootstrap_mean(right - left)
     winner = "open"
     if ours["better"] != "neither" and np.isfinite(interval.low) and (interval.low > 0 or interval.high < 0):

@@ -25,6 +25,8 @@ class Following(NamedTuple):
     sharpness: float  # Laplacian variance over the render's
     colour: float  # largest relative difference of a mean colour channel
     codec: float  # PSNR of the codec's reconstruction of the render
+    sharpness_match: float  # as sharp as the render, frame by frame: 1 is equal, less is softer or noisier
+    spectrum_match: float  # the same over octaves of detail: 1 is equal
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -35,10 +37,56 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 def laplacian_variance(video: np.ndarray) -> float:
     """Mean over frames of the variance of the 4-neighbour Laplacian of luma: how sharp a video is."""
-    luma = video.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return float(_frame_sharpness(video).mean())
+
+
+def sharpness_match(video: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over frames of the Laplacian variances' ratio, turned over where it exceeds 1.
+
+    The ratio of the means pays for noise and lets sharp frames make up for soft ones; this does neither.
+    """
+    return float(_smaller_over_larger(_frame_sharpness(video), _frame_sharpness(truth)).mean())
+
+
+def spectrum_match(video: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over frames and octaves of spatial frequency of the smaller over the larger luma energy, in (0, 1].
+
+    Grain that has the right Laplacian variance still has the wrong energy in the octaves it does not live in.
+    """
+    return float(_smaller_over_larger(_octave_energy(video), _octave_energy(truth)).mean())
+
+
+def _luma(video: np.ndarray) -> np.ndarray:
+    return np.asarray(video.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32))
+
+
+def _frame_sharpness(video: np.ndarray) -> np.ndarray:
+    """Laplacian variance of each frame (f,)."""
+    luma = _luma(video)
     inner = luma[:, 1:-1, 1:-1]
     around = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
-    return float((around - 4 * inner).reshape(len(video), -1).var(1).mean())
+    return np.asarray((around - 4 * inner).reshape(len(video), -1).var(1))
+
+
+def _octave_energy(video: np.ndarray) -> np.ndarray:
+    """Energy (f, octaves) of each frame between halvings of the highest frequency a pixel grid carries."""
+    luma = _luma(video)
+    height, width = luma.shape[1:]
+    # A window, for the picture's border is no detail.
+    window = np.multiply.outer(np.hanning(height), np.hanning(width))
+    power = np.abs(np.fft.rfft2((luma - luma.mean((1, 2), keepdims=True)) * window)) ** 2
+    # Twice, for all columns but the outer ones stand for two frequencies.
+    power[:, :, 1 : (width + 1) // 2] *= 2
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    octave = np.floor(np.log2(np.maximum(0.5 / np.maximum(radius, 1e-9), 1.0))).astype(int)
+    count = max(1, int(np.log2(min(height, width))) - 2)
+    bands = [power[:, octave == number].sum(1) for number in range(count)]
+    return np.stack(bands, 1)
+
+
+def _smaller_over_larger(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    return np.asarray(np.where(high > 1e-9, low / np.maximum(high, 1e-9), 1.0))
 
 
 def colour_difference(video: np.ndarray, truth: np.ndarray) -> float:
@@ -81,6 +129,8 @@ def score(video: np.ndarray, opposite: np.ndarray, truth: np.ndarray, coded: np.
         sharpness=laplacian_variance(video[later]) / max(laplacian_variance(truth[later]), 1e-9),
         colour=colour_difference(video[later], truth[later]),
         codec=psnr(coded, truth),
+        sharpness_match=sharpness_match(video[later], truth[later]),
+        spectrum_match=spectrum_match(video[later], truth[later]),
     )
 
 
@@ -101,6 +151,8 @@ def summary(scores: list[Following], moving_below: float = 20.0) -> dict[str, fl
         "far_gain_db": float(np.mean(far)) if far else float("nan"),
         "true_beats_opposite": float(np.mean([s.true_path > s.opposite_path for s in scores])),
         "sharpness_ratio": float(np.mean([s.sharpness for s in scores])),
+        "sharpness_match": float(np.mean([s.sharpness_match for s in scores])),
+        "spectrum_match": float(np.mean([s.spectrum_match for s in scores])),
         "colour_difference": float(np.mean([s.colour for s in scores])),
         "colour_difference_worst": float(np.max([s.colour for s in scores])),
     }

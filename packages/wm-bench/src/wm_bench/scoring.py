@@ -173,8 +173,9 @@ def _add_vbench(
         return dict.fromkeys(names, str(reason))
     for scene, values in found.values.items():
         results[scene].values |= values
-        if "drift_imaging_quality" not in values:
-            results[scene].reasons["drift_imaging_quality"] = _SHORT
+        for name in vbench_run.WINDOWED:
+            if name not in values:
+                results[scene].reasons[name] = _SHORT
     for name in vbench_run.NAMES:
         rules = {"version": vbench_run.VERSION}
         identities[name] = identity(name, split, rules, "vbench", found.version, found.weights_sha256)

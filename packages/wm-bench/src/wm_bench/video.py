@@ -116,7 +116,10 @@ def _write(
     path: Path, frames: NDArray[np.uint8], fps: float, container_format: str, codec: str, pixels: str,
     options: dict[str, str],
 ) -> Path:  # fmt: skip
-    with replacing(path) as temporary, av.open(str(temporary), "w", format=container_format) as container:
+    with (
+        replacing(path) as temporary,
+        av.open(str(temporary), "w", format=container_format, options={"fflags": "+bitexact"}) as container,
+    ):
         stream = cast("VideoStream", container.add_stream(codec, rate=_rate(fps), options=options))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
         stream.thread_type = "NONE"

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wm_bench.estimators import PoseEstimate, PoseRequest, Unavailable
+from wm_bench.estimators.refining import VERSION as RULES
+from wm_bench.estimators.refining import place_rest, refine, tighten
 from wm_bench.estimators.tracks import Tracked, follow_points
 
 _LEAST = 12
@@ -44,7 +46,7 @@ class Pycolmap:
                 )
             self._options[name] = int(value)
         settings = ",".join(f"{k}={v}" for k, v in self._options.items())
-        self.version = f"{pycolmap.__version__};{settings}"
+        self.version = f"{pycolmap.__version__};{settings};rules={RULES}"
 
     def estimate(self, request: PoseRequest) -> PoseEstimate:
         """Global mapping on one thread with fixed seeds; the largest model counts."""
@@ -60,15 +62,17 @@ class Pycolmap:
                 Image.fromarray(frame).save(images / name, compress_level=1)
             database = root / "database.db"
             tolerance_px = _tolerance_px(request.frames)
+            tracked = None
             if self._options["sift"]:
                 self._features(database, images, request.intrinsics[0])
             else:
                 tracked = follow_points(request.frames, self._options["features"])
                 self._tracks(database, images, names, tracked, request.intrinsics[0], tolerance_px)
-            models = self._map(database, images, root)
+            models = self._map(database, images, root, tolerance_px, float(request.intrinsics[0, 0]))
         if not models:
             raise ValueError("pycolmap found no camera path")
         best = max(models.values(), key=lambda model: model.num_reg_images())
+        refine(colmap, best, tolerance_px)
         poses = np.tile(np.eye(4), (len(names), 1, 1))
         registered = np.zeros(len(names), dtype=bool)
         for image in best.images.values():
@@ -78,6 +82,9 @@ class Pycolmap:
                 inverse = world_to_camera.inverse().matrix()
                 poses[place, :3] = inverse
                 registered[place] = True
+        if tracked is not None and not registered.all():
+            for place, pose in place_rest(colmap, best, names, tracked, tolerance_px).items():
+                poses[place, :3], registered[place] = pose, True
         return PoseEstimate(poses, registered)
 
     def _tracks(
@@ -131,7 +138,7 @@ class Pycolmap:
         pairing.quadratic_overlap = True
         colmap.match_sequential(database, matching_options=matching, pairing_options=pairing, device=colmap.Device.cpu)
 
-    def _map(self, database: Path, images: Path, root: Path) -> dict[int, Any]:
+    def _map(self, database: Path, images: Path, root: Path, tolerance_px: float, focal_px: float) -> dict[int, Any]:
         """Global mapping: all frames at once, which forward motion upsets less than adding frame after frame."""
         colmap = self._colmap
         options = colmap.GlobalPipelineOptions()
@@ -142,6 +149,7 @@ class Pycolmap:
             part.random_seed = 0
         options.num_threads = mapper.num_threads = mapper.bundle_adjustment.ceres.solver_options.num_threads = 1
         mapper.global_positioning.use_gpu = mapper.bundle_adjustment.ceres.use_gpu = False
+        tighten(mapper, tolerance_px, focal_px)
         # The lens is known exactly; a world model is asked for it.
         mapper.bundle_adjustment.refine_focal_length = False
         mapper.bundle_adjustment.refine_principal_point = False

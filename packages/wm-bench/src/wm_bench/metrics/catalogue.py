@@ -52,6 +52,8 @@ OUTSIDE = {
     "aesthetic_quality": Metric("", "higher", "scenes", "VBench AQ"),
     "imaging_quality": Metric("", "higher", "scenes", "VBench IQ"),
     "overall_consistency": Metric("", "higher", "scenes", "VBench OC"),
+    "imaging_quality_first": Metric("", "higher", "scenes", "VBench IQ of the first 10 s"),
+    "imaging_quality_last": Metric("", "higher", "scenes", "VBench IQ of the last 10 s"),
     "drift_imaging_quality": Metric("", "lower", "scenes", "VBench IQ, first 10 s minus last 10 s"),
     "temporal_flickering": Metric("", "neither", "scenes", "VBench TF"),
     "temporal_style": Metric("", "higher", "scenes", "VBench TS"),

@@ -18,8 +18,9 @@ from wm_bench.metrics.vbench import DIMENSIONS, quality_score
 from wm_bench.splits.model import Split
 from wm_bench.video import VideoInfo, decode, write_lossless_mp4
 
-VERSION = "vbench-1"
-NAMES = (*DIMENSIONS, "drift_imaging_quality", "vbench_quality")
+VERSION = "vbench-2"
+WINDOWED = ("imaging_quality_first", "imaging_quality_last", "drift_imaging_quality")
+NAMES = (*DIMENSIONS, *WINDOWED, "vbench_quality")
 
 
 class VbenchResult(NamedTuple):
@@ -69,7 +70,8 @@ def _score(python: Path, videos: Mapping[str, VideoInfo], split: Split, folder: 
         job = {"videos": windows, "prompts": named, "dimensions": ["imaging_quality"]}
         quality = _ask(python, job)["values"]["imaging_quality"]
         for name in {key.rpartition("~")[0] for key in windows}:
-            values[name]["drift_imaging_quality"] = quality[f"{name}~first"] - quality[f"{name}~last"]
+            first, last = quality[f"{name}~first"], quality[f"{name}~last"]
+            values[name] |= dict(zip(WINDOWED, (first, last, first - last), strict=True))
     for own in values.values():
         overall = quality_score(own)
         if overall is not None:

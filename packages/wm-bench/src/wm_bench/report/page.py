@@ -40,6 +40,7 @@ code{font-family:ui-monospace,monospace;font-size:13px}details{margin:8px 0}summ
 """
 _QUOTED = ("method", "rot_err_deg", "trans_err_m", "cam_mc", "overall")
 _GAP_PX = 3
+BETTER = "Only numbers of one identity, over the same scenes."
 
 
 def score_page(sheet: Sheet, strips: Sequence[ClipStrip]) -> str:
@@ -54,19 +55,19 @@ def score_page(sheet: Sheet, strips: Sequence[ClipStrip]) -> str:
         _numbers(sheet, names),
         _missing(sheet, names),
         _findings(sheet),
-        _section("Over time", "Mean over scenes; the band holds eight scenes of ten.", curves_svg(sheet)),
-        _section(
+        section("Over time", "Mean over scenes; the band holds eight scenes of ten.", curves_svg(sheet)),
+        section(
             "Paths from above",
             "Metres; the path that was asked for is solid, the estimated one dashed; dots are the start.",
             paths_svg(sheet),
         ),
-        _section("By category", "Bars are means of a category's scenes, the line is the mean.", bars_svg(sheet, bars)),
+        section("By category", "Bars are means of a category's scenes, the line is the mean.", bars_svg(sheet, bars)),
         _clips(strips),
         _scenes(sheet, bars[:8]),
         _all(sheet),
         _published(sheet),
     ]
-    return _document(f"{sheet['method']} on {sheet['split']}", body)
+    return document(f"{sheet['method']} on {sheet['split']}", body)
 
 
 def compare_page(comparison: dict[str, Any]) -> str:
@@ -90,16 +91,17 @@ def compare_page(comparison: dict[str, Any]) -> str:
         f"<h1>{a} and {b}</h1>",
         f"<p class=quiet>{escape(comparison['split'])}; only scenes that both have, paired.</p>",
         f"<div class='banner{' full' if comparison['headline'] else ''}'>{words}</div>",
-        _table(heads, rows),
+        table(heads, rows),
         "<p class=quiet>Better is named only when the interval leaves out zero and the number has a direction. "
         f"{few_scenes_words(comparison['rows'])}</p>",
         f"<h2>Not compared</h2><ul>{refused}</ul>" if refused else "",
-        _section("Differences", "", differences_svg(comparison["rows"])),
+        section("Differences", "", differences_svg(comparison["rows"])),
     ]
-    return _document(f"{comparison['a']} and {comparison['b']}", body)
+    return document(f"{comparison['a']} and {comparison['b']}", body)
 
 
-def _document(title: str, body: list[str]) -> str:
+def document(title: str, body: list[str]) -> str:
+    """A whole page: nothing in it is loaded from anywhere."""
     return (
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width,initial-scale=1'>"
@@ -107,13 +109,15 @@ def _document(title: str, body: list[str]) -> str:
     ) + "</body></html>\n"
 
 
-def _section(title: str, words: str, content: str) -> str:
+def section(title: str, words: str, content: str) -> str:
+    """A heading, a line of explanation and the content; nothing when there is no content."""
     if not content:
         return ""
     return f"<h2>{title}</h2>" + (f"<p class=quiet>{words}</p>" if words else "") + f"<div class=wide>{content}</div>"
 
 
-def _table(heads: list[str], rows: list[list[tuple[str, str]]]) -> str:
+def table(heads: list[str], rows: list[list[tuple[str, str]]]) -> str:
+    """A table; a cell is its class ("n" number, "m" monospace, "" plain) and its HTML."""
     head = "".join(f"<th>{h}</th>" for h in heads)
     lines = "".join(
         "<tr>"
@@ -139,7 +143,7 @@ def _numbers(sheet: Sheet, names: list[str]) -> str:
         "<p class=quiet>Camera numbers are named number@protocol/estimator. The floor is what the same estimator makes "
         "of the exact render at the same size: an error near it is the estimator's, not the model's.</p>"
     )
-    return "<h2>Numbers</h2>" + _table(heads, rows) + note
+    return "<h2>Numbers</h2>" + table(heads, rows) + note
 
 
 def _missing(sheet: Sheet, names: list[str]) -> str:
@@ -156,7 +160,7 @@ def _findings(sheet: Sheet) -> str:
     rows = [
         [("", f["level"]), ("m", f["scene"]), ("", f["code"]), ("", escape(f["message"]))] for f in sheet["findings"]
     ]
-    return "<h2>Findings</h2>" + _table(["level", "scene", "code", "what is wrong"], rows)
+    return "<h2>Findings</h2>" + table(["level", "scene", "code", "what is wrong"], rows)
 
 
 def _clips(strips: Sequence[ClipStrip]) -> str:
@@ -192,7 +196,7 @@ def _scenes(sheet: Sheet, names: list[str]) -> str:
     for scene_id, scene in sheet["scenes"].items():
         cells = [("m", escape(scene_id)), ("", escape(scene["template"]))]
         rows.append([*cells, *(("n", number(scene["values"].get(name))) for name in names)])
-    return "<h2>Scenes</h2>" + _table(["scene", "camera plan", *map(escape, names)], rows) if rows else ""
+    return "<h2>Scenes</h2>" + table(["scene", "camera plan", *map(escape, names)], rows) if rows else ""
 
 
 def _all(sheet: Sheet) -> str:
@@ -210,10 +214,10 @@ def _all(sheet: Sheet) -> str:
                 ("", escape(", ".join(f"{k}={v}" for k, v in ident["protocol"].items()))),
             ]
         )  # fmt: skip
-    table = _table(["number", "mean", "identity", "backend", "weights", "protocol"], rows)
+    listed = table(["number", "mean", "identity", "backend", "weights", "protocol"], rows)
     return (
         "<h2>Identities</h2><p class=quiet>Two numbers may stand in one ranking only when their identity is the same: "
-        f"metric, data and revision, protocol, backend, weights.</p><details><summary>All numbers</summary>{table}"
+        f"metric, data and revision, protocol, backend, weights.</p><details><summary>All numbers</summary>{listed}"
         "</details>"
     )
 
@@ -225,5 +229,5 @@ def _published(sheet: Sheet) -> str:
     return (
         f"<h2>Quoted, not measured here</h2><p class=quiet>Table 2 of arXiv 2605.15178, {split} split of the released "
         "set: other scenes, another estimator and another protocol than anything above. For orientation only.</p>"
-        + _table(["method", "RotErr (deg)", "TransErr (m)", "CamMC", "VBench overall"], cells)
+        + table(["method", "RotErr (deg)", "TransErr (m)", "CamMC", "VBench overall"], cells)
     )

@@ -37,13 +37,8 @@ def curves_svg(sheet: Sheet) -> str:
     if not wanted:
         return ""
     with mpl.rc_context(_STYLE):
-        columns = min(3, len(wanted))
-        rows = -(-len(wanted) // columns)
-        figure = Figure(figsize=(3.5 * columns, 2.3 * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes in grid[len(wanted) :]:
-            axes.set_axis_off()
-        for axes, name in zip(grid, wanted, strict=False):
+        figure, panels = _panels(len(wanted), 3, (3.5, 2.3))
+        for axes, name in zip(panels, wanted, strict=True):
             times, middle, low, high, count = _band(sheet, name)
             axes.fill_between(times, low, high, color=_OURS, alpha=0.18, linewidth=0)
             axes.plot(times, middle, color=_OURS, linewidth=1.4)
@@ -65,13 +60,8 @@ def paths_svg(sheet: Sheet) -> str:
     if not found:
         return ""
     with mpl.rc_context(_STYLE):
-        columns = min(4, len(found))
-        rows = -(-len(found) // columns)
-        figure = Figure(figsize=(2.6 * columns, 2.5 * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes in grid[len(found) :]:
-            axes.set_axis_off()
-        for axes, (scene_id, name, path) in zip(grid, found, strict=False):
+        figure, panels = _panels(len(found), 4, (2.6, 2.5))
+        for axes, (scene_id, name, path) in zip(panels, found, strict=True):
             for key, colour, style in (("truth", _TRUE, "-"), ("estimate", _OURS, "--")):
                 x, z = np.array(path[key]).T
                 axes.plot(x, z, style, color=colour, linewidth=1.2, label=key)
@@ -79,7 +69,7 @@ def paths_svg(sheet: Sheet) -> str:
             axes.set_title(f"{scene_id}\n{name}", loc="left", fontsize=8)
             axes.set_aspect("equal", adjustable="datalim")
             axes.tick_params(labelsize=7)
-        grid[0].legend(frameon=False, fontsize=7, loc="best")
+        panels[0].legend(frameon=False, fontsize=7, loc="best")
         return _svg(figure)
 
 
@@ -94,13 +84,8 @@ def bars_svg(sheet: Sheet, names: list[str]) -> str:
     if not shown:
         return ""
     with mpl.rc_context(_STYLE):
-        columns = min(3, len(shown))
-        rows = -(-len(shown) // columns)
-        figure = Figure(figsize=(3.5 * columns, 1.9 * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes in grid[len(shown) :]:
-            axes.set_axis_off()
-        for axes, name in zip(grid, shown, strict=False):
+        figure, panels = _panels(len(shown), 3, (3.5, 1.9))
+        for axes, name in zip(panels, shown, strict=True):
             found = sheet["metrics"][name]
             groups = found["per_category"]
             axes.barh(list(groups), [g["mean"] for g in groups.values()], color=_TRUE, height=0.62)
@@ -111,7 +96,7 @@ def bars_svg(sheet: Sheet, names: list[str]) -> str:
         return _svg(figure)
 
 
-def differences_svg(rows: list[dict[str, Any]]) -> str:
+def differences_svg(rows: list[dict[str, Any]], label: str = "b minus a, each line scaled to its own interval") -> str:
     """Mean differences with their intervals, each in units of its own spread, so that they fit one axis."""
     shown = [r for r in rows if r["low"] is not None]
     if not shown:
@@ -128,8 +113,19 @@ def differences_svg(rows: list[dict[str, Any]]) -> str:
         axes.axvline(0.0, color=_INK, linewidth=0.8)
         axes.set_yticks(range(len(shown)), [r["metric"] for r in shown], fontsize=7.5)
         axes.invert_yaxis()
-        axes.set_xlabel("b minus a, each line scaled to its own interval")
+        axes.set_xlabel(label)
         return _svg(figure)
+
+
+def _panels(count: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, list[Any]]:
+    """A figure with `count` panels of (width, height) inches, at most `columns` side by side."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(inches[0] * columns, inches[1] * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels[:count]
 
 
 def _two_lines(name: str) -> str:

@@ -12,7 +12,8 @@ from wm_bench.sheet import Sheet
 # The paper's columns first, then what only known geometry allows.
 _ORDER = (
     "rot_err_deg", "trans_err_m", "cam_mc", "vbench_quality", "revisit_psnr_db", "revisit_ssim", "revisit_lpips",
-    "imaging_quality", "drift_imaging_quality", "ref_psnr_db", "ref_ssim", "warp_gap_db", "revisit_warp_gap_db",
+    "imaging_quality", "imaging_quality_first", "imaging_quality_last",
+    "drift_imaging_quality", "ref_psnr_db", "ref_ssim", "warp_gap_db", "revisit_warp_gap_db",
     "drift_ref_psnr_db", "drift_sharpness", "proxy.sharpness", "flicker_tf", "vmaf",
 )  # fmt: skip
 CSV_COLUMNS = (
