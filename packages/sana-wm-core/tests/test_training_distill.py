@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 from sana_wm_core.model.memory import Memory, Window
+from sana_wm_core.pocket import Pocket, PocketPreset
 from sana_wm_core.sampling.sampler import Conditions
 from sana_wm_core.sampling.student import ChunkSampler
+from sana_wm_core.training import run
 from sana_wm_core.training.clips import open_clips
 from sana_wm_core.training.distill.dmd import critic_loss, dmd_gradient, generator_loss, guided, noised, score_level
 from sana_wm_core.training.distill.ode import OdeTrainer, ode_errors, walk, write_walks
 from sana_wm_core.training.distill.rollout import behind_clean, roll_out, step_levels
 from sana_wm_core.training.distill.self_forcing import SelfForcingTrainer
-from sana_wm_core.training.run import check_step_list
 from sana_wm_core.training.stages import Distill, Stage
 from torch import Tensor
 
@@ -249,9 +250,9 @@ def test_invariant_34_student_and_fake_score_learn_apart_in_turn_and_resume(clip
 def test_invariant_35_the_step_list_is_kept_and_checked(clips: Path, walks: Path, tmp_path: Path) -> None:
     trainer = _ode(clips, tmp_path / "run", walks)
     trainer.save()
-    check_step_list(tmp_path / "run", STEPS)
+    run.check_step_list(tmp_path / "run", STEPS)
     with pytest.raises(ValueError, match="made for the steps 1000,900,500,0, not 1000,500,0"):
-        check_step_list(tmp_path / "run", (1000.0, 500.0, 0.0))
+        run.check_step_list(tmp_path / "run", (1000.0, 500.0, 0.0))
     other = _ode(clips, tmp_path / "other", walks, distill={"job": "ode", "step_list": (1000, 800, 500, 0)})
     with pytest.raises(ValueError, match=r"stops at 1000,900,500,0, this stage wants 1000,800,500,0"):
         other.step()
@@ -259,3 +260,28 @@ def test_invariant_35_the_step_list_is_kept_and_checked(clips: Path, walks: Path
         _ode(clips, tmp_path / "none", tmp_path)
     kept = json.loads((tmp_path / "run/step-00000000/meta.json").read_text())
     assert kept["distill"]["step_list"] == list(STEPS)
+
+
+def test_a_student_is_written_with_its_step_list_and_without_what_it_borrows(
+    clips: Path, walks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = _ode(clips, tmp_path / "run", walks)
+    trainer.save()
+    run.write_job(tmp_path / "run", run.Job(trainer.stage, str(clips), str(walks)))
+    bare = Pocket(None, None, None, PocketPreset(steps=9))  # type: ignore[arg-type]
+    monkeypatch.setattr(run, "_pocket", lambda stage: bare)
+    run.export_run(tmp_path / "run", tmp_path / "weights", borrow=True)
+    assert sorted(p.name for p in (tmp_path / "weights").iterdir()) == ["preset.json", "transformer"]
+    preset = PocketPreset.model_validate_json((tmp_path / "weights/preset.json").read_text())
+    assert (preset.step_list, preset.steps, preset.chunk, preset.borrows) == (STEPS, 3, 2, True)
+    monkeypatch.setattr(run, "_pocket", lambda stage: None)
+    with pytest.raises(ValueError, match=r"can leave them out \(--borrow\)"):
+        run.export_run(tmp_path / "run", tmp_path / "other", borrow=True)
+
+
+def test_walks_of_some_clips_teach_on_those_alone(clips: Path, tmp_path: Path) -> None:
+    teacher = make_trainer(make_stage(), clips, tmp_path / "teacher")
+    write_walks(_stage("ode"), teacher.model, teacher.batches, tmp_path / "walks", parts=1, every=3)
+    trainer = _ode(clips, tmp_path / "run", tmp_path / "walks", objective={"clean_past": 1.0})
+    assert sorted(trainer.paths) == ["c0", "c3"] and sorted(trainer.order.step(0)) == [0, 3]
+    trainer.step()
