@@ -62,13 +62,18 @@ def paths_svg(sheet: Sheet) -> str:
     with mpl.rc_context(_STYLE):
         figure, panels = _panels(len(found), 4, (2.6, 2.5))
         for axes, (scene_id, name, path) in zip(panels, found, strict=True):
-            for key, colour, style in (("truth", _TRUE, "-"), ("estimate", _OURS, "--")):
+            for key, colour, style, label in (
+                ("truth", _TRUE, "-", "asked for"),
+                ("estimate", _OURS, "--", "estimated"),
+            ):
                 x, z = np.array(path[key]).T
-                axes.plot(x, z, style, color=colour, linewidth=1.2, label=key)
+                axes.plot(x, z, style, color=colour, linewidth=1.2, label=label)
                 axes.plot(x[:1], z[:1], "o", color=colour, markersize=3)
             axes.set_title(f"{scene_id}\n{name}", loc="left", fontsize=8)
             axes.set_aspect("equal", adjustable="datalim")
             axes.tick_params(labelsize=7)
+            axes.set_xlabel("right, m", fontsize=7)
+            axes.set_ylabel("ahead, m", fontsize=7)
         panels[0].legend(frameon=False, fontsize=7, loc="best")
         return _svg(figure)
 
