@@ -13,8 +13,9 @@ from sana_wm_core.model.clip import Clip
 
 ROPE_BASE = 10000.0
 _ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu, None: lambda x: x}
-# Inner feed-forward numbers held at once when no gradient is needed; a few frames of a pocket world, one of the large.
-_FFN_BUDGET = 1 << 22
+# Inner feed-forward numbers held at once when no gradient is needed: 64 MB. A frame of the large model at a time would
+# hold less, but the product would read its 30 million weights anew for every frame.
+_FFN_BUDGET = 1 << 24
 
 
 def _activate(name: str | None, x: Tensor) -> Tensor:
