@@ -87,6 +87,12 @@ class Patches:
             self.reach, np.concatenate([self.values, other.values]), np.concatenate([self.solver, other.solver])
         )
 
+    def replaced(self, mask: NDArray[np.bool_], other: Patches) -> Patches:
+        """These patches with those where mask (n,) is true exchanged for `other`."""
+        values, solver = self.values.copy(), self.solver.copy()
+        values[mask], solver[mask] = other.values, other.solver
+        return Patches(self.reach, values, solver)
+
     def find(self, picture: Floats, xy: Floats, warp: Floats, rounds: int = 6) -> Match:
         """Find every patch near xy (n, 2) in a `smoothed` picture, starting with its warp (n, 2, 2)."""
         at, weight = _grid(self.reach)

@@ -2,8 +2,9 @@
 
 Frame-to-frame tracking drifts by a random walk, and a patch that only slides fits badly once the camera comes nearer.
 So the position that counts is the match of a point's first patch, stretched as needed (`patches.py`): the error stays a
-few tenths of a pixel however old the track. A patch that no longer looks the same or is stretched too far ends its
-track; another point takes its place. Deterministic: no random choice anywhere.
+few tenths of a pixel however old the track. A patch that no longer looks the same, or is stretched too far, is cut
+anew where the point is now, if the flow there and back agrees closely; else the track ends and another point takes its
+place. Deterministic: no random choice anywhere.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from pose_annotation.types import Ints, Tracks
 class TrackingConfig:
     """Settings of the tracker; lengths in pixels of the pictures it is given.
 
-    `backward_px` bounds the distance after tracking there and back, `match_px` how far the match of the first patch may
-    lie from that, `likeness` the correlation of the match from below, `stretch` its change of size in any direction.
-    `patch_px` is half the side of a patch. Points are refilled below `refill_below` times `points`.
+    `backward_px` bounds the distance after tracking there and back, `loose_px` the same for a point that loses its
+    patch; `match_px` bounds how far the match of the patch may lie from the flow, `likeness` its correlation from
+    below, `stretch` its change of size in any direction. `patch_px` is half the side of a patch. Points are refilled
+    below `refill_below` times `points`.
     """
 
     points: int = 900
@@ -36,6 +38,7 @@ class TrackingConfig:
     backward_px: float = 1.0
     patch_px: int = 5
     match_px: float = 3.0
+    loose_px: float = 0.3
     likeness: float = 0.95
     stretch: float = 1.6
     refill_below: float = 0.85
@@ -112,12 +115,19 @@ class _Run:
         rough = np.where(ok[:, None], rough, self.xy)
         match = self.patches.find(picture, rough, self.warp)
         border, (height, width) = self.config.patch_px - 1, grey.shape
-        ok &= np.linalg.norm(match.xy - rough, axis=1) < self.config.match_px
-        ok &= (match.likeness > self.config.likeness) & (stretch(match.warp) < self.config.stretch)
-        ok &= (match.xy > border).all(1)
-        ok &= (match.xy[:, 0] < width - 1 - border) & (match.xy[:, 1] < height - 1 - border)
-        self.xy, self.warp, self.ids = match.xy[ok], match.warp[ok], self.ids[ok]
+        held = ok & (match.likeness > self.config.likeness)
+        held &= np.linalg.norm(match.xy - rough, axis=1) < self.config.match_px
+        close = np.linalg.norm(back - self.xy, axis=1) < self.config.loose_px
+        xy = np.where(held[:, None], match.xy, rough)
+        ok = held | (ok & close)
+        ok &= (xy > border).all(1) & (xy[:, 0] < width - 1 - border) & (xy[:, 1] < height - 1 - border)
+        self.xy, self.warp, self.ids = xy[ok], match.warp[ok], self.ids[ok]
         self.patches = self.patches.keep(ok)
+        # What blurred, turned or came too near goes on from a new patch: some drift, but the views stay connected.
+        again = ~held[ok] | (stretch(self.warp) > self.config.stretch)
+        if again.any():
+            self.patches = self.patches.replaced(again, Patches.cut(picture, self.xy[again], self.config.patch_px))
+            self.warp[again] = np.eye(2, dtype=np.float32)
 
     def _refill(self, grey: NDArray[np.uint8], picture: Floats, number: int) -> None:
         # The whole patch must lie inside, with the pixel beyond that its slopes need.
