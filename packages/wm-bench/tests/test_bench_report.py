@@ -1,5 +1,6 @@
 """Reports: complete, self-contained, the same twice, and honest about what was not measured."""
 
+import copy
 import csv
 import dataclasses
 import io
@@ -12,6 +13,7 @@ from wm_bench.camera_following import PoseRules
 from wm_bench.comparison import compare
 from wm_bench.report import pick_strips, write_report
 from wm_bench.report.compared import compare_table, write_comparison
+from wm_bench.report.plots import _is_open, curves_svg
 from wm_bench.report.tables import CSV_COLUMNS, number
 from wm_bench.scoring import Options, score_folder
 from wm_bench.sheet import read_sheet
@@ -51,6 +53,19 @@ def test_the_page_stands_alone(pages):
     assert page.count("<svg") == 3 and page.count("data:image/jpeg") == 2
     for words in ("Over time", "Paths from above", "By category", "Worst and best clips", "Quoted, not measured"):
         assert words in page
+
+
+def test_curves_of_open_alignments_are_left_out(scored):
+    sheet = copy.deepcopy(scored["turned"][0])
+    names = [n for n in sheet["metrics"] if n.startswith("rot_err_deg@") and "mean" in sheet["metrics"][n]]
+    assert names and not any(_is_open(sheet, name) for name in names)
+    drawn = curves_svg(sheet)
+    for name in names:
+        sheet["metrics"][name]["flagged"] = {"straight": sheet["metrics"][name]["n"]}
+        assert _is_open(sheet, name)
+    assert len(curves_svg(sheet)) < len(drawn)
+    sheet["metrics"][names[0]]["flagged"] = {"straight": 1}
+    assert not _is_open(sheet, names[0])
 
 
 def test_the_page_says_what_is_missing(pages):

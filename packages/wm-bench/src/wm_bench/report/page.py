@@ -55,7 +55,12 @@ def score_page(sheet: Sheet, strips: Sequence[ClipStrip]) -> str:
         _numbers(sheet, names),
         _missing(sheet, names),
         _findings(sheet),
-        section("Over time", "Mean over scenes; the band holds eight scenes of ten.", curves_svg(sheet)),
+        section(
+            "Over time",
+            "Mean over scenes; the band holds eight scenes of ten. A protocol whose alignment is open in every scene "
+            "is left out.",
+            curves_svg(sheet),
+        ),
         section(
             "Paths from above",
             "Metres; the path that was asked for is solid, the estimated one dashed; dots are the start.",

@@ -33,7 +33,8 @@ MOST_PATHS = 12
 def curves_svg(sheet: Sheet) -> str:
     """Errors over time: the mean over scenes with the band between the tenth and ninetieth percentile."""
     wanted = [n for n in ("ref_psnr_db", "proxy.sharpness") if _has_curve(sheet, n)]
-    wanted = sorted(n for n in _all_curves(sheet) if n.startswith("rot_err_deg@")) + wanted
+    cameras = sorted(n for n in _all_curves(sheet) if n.startswith("rot_err_deg@"))
+    wanted = [n for n in cameras if not _is_open(sheet, n)] + wanted
     if not wanted:
         return ""
     with mpl.rc_context(_STYLE):
@@ -137,6 +138,12 @@ def _two_lines(name: str) -> str:
     """A camera number's name above its protocol and estimator."""
     base, _, rest = name.partition("@")
     return f"{base}\n{rest}" if rest else base
+
+
+def _is_open(sheet: Sheet, name: str) -> bool:
+    """Whether every scene's alignment is in doubt, so that the curve would show the doubt and not the camera."""
+    found = sheet["metrics"].get(name, {})
+    return max(found.get("flagged", {}).values(), default=0) >= max(found.get("n", 1), 1)
 
 
 def _all_curves(sheet: Sheet) -> set[str]:
