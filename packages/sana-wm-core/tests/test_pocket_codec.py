@@ -49,6 +49,27 @@ def test_both_directions_are_causal() -> None:
     torch.testing.assert_close(codec.encode_image(video[:, :, 0]), a[:, :, :1])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", [(4,), (1, 3), (1, 1, 1, 1), (2, 2), (3, 1)])
+def test_chunks_decode_to_the_whole(sizes: tuple[int, ...]) -> None:
+    codec = _random(SMALL.model_copy(update={"trunk_blocks": 2}))
+    latents = torch.randn(1, 8, 4, 2, 3)
+    state, parts = {}, []
+    for piece in latents.split(sizes, dim=2):
+        video, state = codec.decode_chunk(piece, state)
+        parts.append(video)
+    torch.testing.assert_close(torch.cat(parts, dim=2), codec.decode(latents), rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_encoded_and_sampled_latents_decode_differently_from_where_they_part() -> None:
+    codec = _random()
+    latents = torch.randn(2, 8, 4, 2, 3)
+    two, four = codec.decode(latents, encoded=2), codec.decode(latents, encoded=4)
+    assert torch.equal(two[:, :, :9], four[:, :, :9])
+    assert (two[:, :, 9:] - four[:, :, 9:]).abs().amax((0, 1, 3, 4)).min() > 1e-4
+
+
 @pytest.mark.parametrize(("shape", "word"), [((1, 3, 8, 32, 32), "1 \\+ 8k"), ((1, 3, 9, 30, 32), "multiples of 16")])
 def test_wrong_sizes_are_refused(shape: tuple[int, ...], word: str) -> None:
     with pytest.raises(ValueError, match=word):

@@ -73,7 +73,8 @@ def score_pair(world: Pocket, pair: Pair, steps: int | None, sheet: Path | None)
     """Generate along the true and the opposite path, and score both against the render."""
     video = generate(world, pair, pair.c2w, steps)
     opposite = generate(world, pair, opposite_path(pair.c2w), steps)
-    coded = _frames(world.codec.decode(world.codec.encode(_video(pair.truth))))
+    latents = world.codec.encode(_video(pair.truth))
+    coded = _frames(world.codec.decode(latents, encoded=latents.shape[2]))
     if sheet is not None:
         sheet.mkdir(parents=True, exist_ok=True)
         every = np.linspace(0, len(video) - 1, 6).astype(int)

@@ -29,8 +29,6 @@ def chunk_decoder(codec: Any) -> ChunkDecoder:
         return own
     context = getattr(codec, "decode_context", None)
     if context is None:
-        context = getattr(getattr(codec, "config", None), "trunk_blocks", None)
-    if context is None:
         raise ValueError(
             f"{type(codec).__name__} cannot decode chunk by chunk; use a codec with decode_chunk, such as LTX2Codec"
         )

@@ -47,6 +47,20 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.silu(self.conv1(F.silu(self.norm(x)))))
 
 
+class Origin(nn.Module):
+    """Tells features where their latent frame came from: a gain and an offset a channel for encoded, for sampled."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(2, 2, channels))  # (encoded or sampled, gain or offset, channels)
+
+    def forward(self, x_mcyx: Tensor, sampled_m: Tensor) -> Tensor:
+        """Change features (b m, c, y, x) of m frames; sampled_m is True where a frame was sampled."""
+        rows = self.table[sampled_m.long().repeat(x_mcyx.shape[0] // len(sampled_m))]
+        gain, offset = rows[..., None, None].unbind(1)
+        return torch.addcmul(offset, x_mcyx, 1 + gain)
+
+
 class TrunkBlock(nn.Module):
     """A residual block that also reads the previous latent frame (zeros before the first)."""
 
@@ -89,6 +103,7 @@ class PocketCodec(nn.Module):
             self.register_buffer(f"{name}_scale", torch.ones(c))  # latent = projection / scale
 
         self.from_latent = nn.Conv2d(c, w, 3, padding=1)
+        self.origins = nn.ModuleList(Origin(channels) for channels in (w, d, f))
         self.trunk = nn.ModuleList(TrunkBlock(w) for _ in range(config.trunk_blocks))
         self.split_first = nn.Conv2d(w, 4 * d, 1)
         self.split_later = nn.Conv2d(w, 4 * TEMPORAL_STRIDE * d, 1)
@@ -131,10 +146,29 @@ class PocketCodec(nn.Module):
         """Compress one picture (b, 3, H, W) in [-1, 1] to latent frame 0, (b, c, 1, H/16, W/16)."""
         return self.encode(image.unsqueeze(2))
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Expand latents (b, c, 1 + k, y, x) to video (b, 3, 1 + 8k, 16 y, 16 x) in [-1, 1]."""
+    def decode(self, latents: Tensor, encoded: int = 1) -> Tensor:
+        """Expand latents (b, c, 1 + k, y, x) to video (b, 3, 1 + 8k, 16 y, 16 x) in [-1, 1].
+
+        The first `encoded` latent frames were made by `encode`, the others sampled by a world model: 1 for a video
+        that grows out of a picture, all for a reconstruction. The decoder keeps to encoded latents and draws
+        plausible detail where sampled ones leave it open.
+        """
         latents = latents.to(self.dtype)
-        return self.refined(latents, self.linear_decode(latents)).clamp(-1, 1)
+        return self.refined(latents, self.linear_decode(latents), encoded).clamp(-1, 1)
+
+    @torch.no_grad()
+    def decode_chunk(self, latents: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Decode the next chunk of a video that grows out of a picture; see `codecs.chunked.chunk_decoder`."""
+        past = state.get("latents")
+        encoded = int(state["encoded"]) if "encoded" in state else 1
+        whole = latents if past is None else torch.cat([past, latents], dim=2)
+        video = self.decode(whole, encoded)
+        if past is not None:
+            video = video[:, :, -latents.shape[2] * TEMPORAL_STRIDE :]
+        # The trunk looks back one latent frame a block; one is kept in any case: it tells a later chunk from the first.
+        kept = whole[:, :, -max(1, self.config.trunk_blocks) :]
+        left = max(0, encoded - (whole.shape[2] - kept.shape[2]))
+        return video, {"latents": kept.clone(), "encoded": torch.tensor(left)}
 
     def linear_decode(self, latents: Tensor) -> Tensor:
         """The pixels nearest to the latents in the span of the components, (b, 3, f, H, W)."""
@@ -147,10 +181,13 @@ class PocketCodec(nn.Module):
                 video.append(from_blocks(later, TEMPORAL_STRIDE))
         return torch.cat(video, dim=2)
 
-    def refined(self, latents: Tensor, linear: Tensor) -> Tensor:
-        """The linear reconstruction plus what the decoder has learned to add; not clamped."""
+    def refined(self, latents: Tensor, linear: Tensor, encoded: int) -> Tensor:
+        """The linear reconstruction plus what the decoder has learned to add; not clamped. Arguments as in decode."""
         b, _, t, _, _ = latents.shape
-        x = self.from_latent(_last(latents.transpose(1, 2).flatten(0, 1)))
+        sampled = torch.arange(t, device=latents.device) >= encoded
+        per_frame = torch.cat([sampled[:1], sampled[1:].repeat_interleave(TEMPORAL_STRIDE)])
+        trunk, coarse, fine = self.origins
+        x = trunk(self.from_latent(_last(latents.transpose(1, 2).flatten(0, 1))), sampled)
         for block in self.trunk:
             x = block(x, t)
         x = x.unflatten(0, (b, t))
@@ -159,9 +196,10 @@ class PocketCodec(nn.Module):
             later = self.split_later(x[:, 1:].flatten(0, 1)).unflatten(1, (TEMPORAL_STRIDE, -1))
             later = F.pixel_shuffle(later.flatten(0, 1), 2).unflatten(0, (b, -1))
             frames = torch.cat([frames, later], dim=1)
-        x = self.coarse(_last(frames.flatten(0, 1)))
+        x = self.coarse(coarse(_last(frames.flatten(0, 1)), per_frame))
         seen = F.pixel_unshuffle(linear.transpose(1, 2).flatten(0, 1), _PATCH // 2)
-        x = self.fine(_last(F.pixel_shuffle(self.refine(x), 2) + self.see_linear(_last(seen))))
+        x = _last(F.pixel_shuffle(self.refine(x), 2) + self.see_linear(_last(seen)))
+        x = self.fine(fine(x, per_frame))
         added = F.pixel_shuffle(self.frame_out(x), _PATCH // 2).unflatten(0, (b, -1)).transpose(1, 2)
         return linear + added
 

@@ -116,7 +116,7 @@ class CodecTrainer:
             video, latents = self._imagined_clip(draw) if dreamt else self._windows(draw)
             linear = codec.linear_decode(latents)
         with torch.autocast(torch.device(cfg.device).type, torch.bfloat16):
-            output = codec.refined(latents, linear)
+            output = codec.refined(latents, linear, encoded=1 if dreamt else latents.shape[2])
         output = output.float()
         loss = (output - video).square().mean()
         if dreamt:
