@@ -4,8 +4,8 @@
     python packages/sana-wm-core/bench/smaller.py --model out/tiny/SANA-WM_bidirectional --size 64x96 --steps 4
 
 Writes a copy in each number format with `shrink`, makes the same clip from the same noise with every copy, and prints
-one JSON line each: bytes of all weights and of the first stage's, PSNR against the clip of the model as it is, change
-of the response to the camera (see fidelity), and whether `sana-wm quantize` refuses it by default. Whether a copy
+one JSON line each: bytes of all weights and of the first stage's, PSNR against the clip of the model as it is, loss of
+the response to the camera (see fidelity), and whether `sana-wm quantize` refuses it by default. Whether a copy
 follows its camera as well as before says `sana-wm bench`, with the copies kept by --keep FOLDER.
 """
 
@@ -56,9 +56,9 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for precision in PRECISIONS:
             copy = folder / precision
-            _, change = shrink(source, copy, precision, limit=math.inf)
-            row = {"psnr_db": round(psnr(clip(copy), whole), 2), "response_change": round(change, 4)}
-            row |= {"refused": change > LIMIT}
+            _, lost = shrink(source, copy, precision, limit=math.inf)
+            row = {"psnr_db": round(psnr(clip(copy), whole), 2), "camera_lost": round(lost, 4)}
+            row |= {"refused": lost > LIMIT}
             print(json.dumps({"model": options.model, "precision": precision, **weigh(copy), **row}), flush=True)
 
 

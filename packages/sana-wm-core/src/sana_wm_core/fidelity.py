@@ -1,8 +1,10 @@
 """Whether a model in fewer bits still follows its camera: a quick probe that refuses what certainly does not.
 
 Two cameras are shown to the model on the same noise, and the difference of its two answers is its response to the
-camera. A smaller model whose response differs by more than a tenth has lost some of the camera, whatever its pictures
-look like. The probe is no pose metric: passing it is necessary, and sana-wm bench says the rest.
+camera. How much of a response b is left in the smaller model's response a is (a . b) / max(|a|^2, |b|^2): it falls when
+the camera counts for less, for more, or for something else, while noise that the camera has no part in counts by its
+square. A model that keeps less than nine tenths has lost some of the camera, whatever its pictures look like. The probe
+is no pose metric: passing it is necessary, and sana-wm bench says the rest.
 """
 
 from __future__ import annotations
@@ -50,15 +52,17 @@ def camera_response(model: nn.Module) -> Tensor:
 
 
 def response_error(before: Tensor, after: Tensor) -> float:
-    """Size of the change of a response, relative to the response."""
-    return float((after - before).norm() / before.norm().clamp(min=1e-12))
+    """How much of a response is lost: 0 = nothing; 1 = all of it, or it has nothing to do with what it was."""
+    b, a = before.double().flatten(), after.double().flatten()
+    larger = torch.maximum(a @ a, b @ b)
+    return float((1 - (a @ b) / larger).clamp(min=0)) if larger > 0 else 0.0
 
 
 def require_camera(error: float, precision: str, limit: float = LIMIT) -> None:
     """Refuse a number format that loses the camera.
 
     Raises:
-        ValueError: The response changed by more than the limit; says by how much.
+        ValueError: More of the response is lost than the limit; says how much.
     """
     if not error <= limit:
         raise ValueError(
@@ -71,10 +75,10 @@ def quantize_and_check(model: nn.Module, precision: str, limit: float = LIMIT) -
     """Store a first stage's linear layers in fewer bits, in place, unless that loses the camera.
 
     Returns:
-        The change of its response to the camera.
+        How much of its response to the camera is lost.
 
     Raises:
-        ValueError: As quantize, and a response that changed by more than the limit.
+        ValueError: As quantize, and a loss above the limit.
     """
     if precision == "bf16":
         return 0.0

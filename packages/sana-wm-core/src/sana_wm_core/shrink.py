@@ -56,10 +56,10 @@ def shrink(
         source: Model folder in any published layout, or a pocket world's; "pocket" for the bundled one.
         target: Folder to write; must not exist, or be empty.
         precision: "bf16", "fp8" or "fp4".
-        limit: How much the response to the camera may change; see fidelity.
+        limit: How much of the response to the camera may be lost; see fidelity.
 
     Returns:
-        The files that changed, and how much the response to the camera did.
+        The files that changed, and how much of the response to the camera is lost.
 
     Raises:
         ValueError: Not a model folder, an unknown precision, a target that holds something, or damaged files.
@@ -87,7 +87,7 @@ def shrink(
 
 
 def _camera_error(source: Path, folder: Path) -> float:
-    """Change of the response to the camera from one model folder to its copy; one model is in memory at a time."""
+    """Loss of the response to the camera from one model folder to its copy; one model is in memory at a time."""
     layout = layout_of(source)
     inside = (
         Path("transformer") if layout in ("diffusers", "pocket") else _weights_of(source, layout).relative_to(source)
