@@ -6,7 +6,7 @@ import gdn_cases as cases
 import pytest
 import torch
 from gdn_kernels import FrameState, frame_gdn, frame_gdn_camera
-from gdn_kernels.frame_gdn import checks, chunked, phases, scan
+from gdn_kernels.frame_gdn import by_head, checks, chunked, phases, scan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -46,6 +46,23 @@ def test_pieces_equal_the_whole(data: st.DataObject) -> None:
     assert state is not None
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(state.kv, last.kv, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_heads_shared_by_threads_give_the_same_bits(inference: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_head, "LARGE", 0)
+    x, before, results = cases.inputs(2, 3, 4, 5, 16), torch.get_num_threads(), {}
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            with torch.inference_mode(inference):
+                results[threads] = frame_gdn(**x, output_final_state=True)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for out, state in results.values():
+        assert torch.equal(out, results[1][0])
+        assert torch.equal(state.kv, results[1][1].kv) and torch.equal(state.z, results[1][1].z)
 
 
 @pytest.mark.parametrize("call", [frame_gdn, frame_gdn_camera], ids=["main", "camera"])

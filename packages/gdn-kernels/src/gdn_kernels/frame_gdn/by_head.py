@@ -1,4 +1,4 @@
-"""The forward of large clips on a CPU, for when nobody asks for a backward: one head after the other.
+"""The forward of large clips on a CPU, for when nobody asks for a backward: a thread takes one head after the other.
 
 Memory of a head (its maps, its writes, what its frames read) is reused by the next one, tokens are read in place, and
 the denominator follows the rule itself: a few matrix-vector products a frame are cheaper than a second d x d map.
@@ -6,6 +6,8 @@ the denominator follows the rule itself: a few matrix-vector products a frame ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import NamedTuple
 
@@ -41,30 +43,54 @@ def forward(
     (b, n, h, d), e, (t, s) = k.shape, v.shape[-1], beta.shape[2:]
     work = torch.promote_types(k.dtype, torch.float32)
     tile = max(1, TILE_TOKENS // s)
-    scratch = _Scratch(
-        torch.empty(t, d, d, dtype=work),
-        torch.empty(t, d, e, dtype=work),
-        torch.empty(t, d, e, dtype=work),
-        torch.empty(t, d, dtype=work),
-        torch.empty(2, min(tile, t), s, d, dtype=work),
-    )
     turns = None if rope is None else torch.complex(*(x.to(work) for x in rope)).view(t, s, d // 2)
     gamma, stops = log_gamma.to(work).exp(), stops_of(restart, log_gamma)
     runs = [slice(i, min(i + tile, t)) for i in range(0, t, tile)]
     out = torch.empty(b, n, h, e, dtype=q.dtype)
     kv = torch.empty(b, h, d, e, dtype=work)
     z = None if eps is None else torch.empty(b, h, d, dtype=work)
-    for at in product(range(b), range(h)):
-        i, j = at
-        queries, keys, values, answers = (x[i, :, j].unflatten(0, (t, s)) for x in (q, k, v, out))
-        gates = beta[at].to(work)
-        _summarise(keys, values, gates, gamma[at], turns, runs, scratch)
-        kv[at] = _both_ways(scratch, stops, None if first is None else first.kv[at])
-        if z is not None:
-            start = None if first is None or first.z is None else first.z[at]
-            z[at] = _both_ways_z(keys, gates, gamma[at], stops, start, scratch.read_z)
-        _answer(queries, turns, runs, scratch, eps, answers)
+
+    def answer(heads: list[tuple[int, int]]) -> None:
+        scratch = _Scratch(
+            torch.empty(t, d, d, dtype=work),
+            torch.empty(t, d, e, dtype=work),
+            torch.empty(t, d, e, dtype=work),
+            torch.empty(t, d, dtype=work),
+            torch.empty(2, min(tile, t), s, d, dtype=work),
+        )
+        for at in heads:
+            i, j = at
+            queries, keys, values, answers = (x[i, :, j].unflatten(0, (t, s)) for x in (q, k, v, out))
+            gates = beta[at].to(work)
+            _summarise(keys, values, gates, gamma[at], turns, runs, scratch)
+            kv[at] = _both_ways(scratch, stops, None if first is None else first.kv[at])
+            if z is not None:
+                start = None if first is None or first.z is None else first.z[at]
+                z[at] = _both_ways_z(keys, gates, gamma[at], stops, start, scratch.read_z)
+            _answer(queries, turns, runs, scratch, eps, answers)
+
+    _side_by_side(answer, list(product(range(b), range(h))))
     return out, FrameState(kv, z)
+
+
+def _side_by_side(answer: Callable[[list[tuple[int, int]]], None], heads: list[tuple[int, int]]) -> None:
+    """Share heads among threads: most calls are too small to be shared out themselves."""
+    threads = torch.get_num_threads()
+    workers = min(threads, len(heads))
+    if workers == 1:
+        return answer(heads)
+    inference = torch.is_inference_mode_enabled()
+
+    def share(index: int) -> None:
+        with torch.inference_mode(inference), torch.no_grad():
+            answer(heads[index::workers])
+
+    try:
+        # What a thread sets holds for its own calls, and for threads that begin later: hence the last line.
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+            list(pool.map(share, range(workers)))
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Scratch(NamedTuple):
