@@ -25,4 +25,4 @@ done
 
 go train curve "$root"/tiny_{gdn,hybrid,camera,chunk_causal} --out "$root/loss.png"
 go train weights "$root/tiny_camera" --out "$root/weights"
-go generate --model "$root/weights" --output_dir "$root/video"
+go generate --model "$root/weights" --action w-24,jw-24 --output_dir "$root/video"

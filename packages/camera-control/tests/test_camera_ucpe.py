@@ -85,6 +85,15 @@ def test_decode_undoes_encode():
     torch.testing.assert_close(decode(encoded, matrix, cos, sin), x, atol=1e-12, rtol=0)
 
 
+def test_features_may_lie_anywhere_in_memory():
+    x, matrix = torch.randn(1, 6, 2, 16), torch.eye(4).expand(1, 6, 4, 4)
+    cos, sin = torch.rand(6, 4), torch.rand(6, 4)
+    columns = x.transpose(1, 3).contiguous().transpose(1, 3)
+    uneven = torch.cat([x.new_zeros(1), x.flatten()])[1:].view_as(x)
+    for given in (columns, uneven):
+        assert torch.equal(encode(given, matrix, cos, sin), encode(x, matrix, cos, sin))
+
+
 def test_only_relative_cameras_matter():
     """Moving the whole world leaves query-key products as they are."""
     torch.manual_seed(2)

@@ -48,6 +48,25 @@ def test_pieces_equal_the_whole(data: st.DataObject) -> None:
     torch.testing.assert_close(state.kv, last.kv, rtol=1e-12, atol=1e-12)
 
 
+def test_tokens_may_lie_anywhere_in_memory(schedule: str) -> None:
+    x, rope = cases.inputs(1, 2, 4, 5, 16), cases.rope(20, 16)
+    want = frame_gdn(**x, rope=rope, backend="reference")
+    columns = {n: y.transpose(1, 3).contiguous().transpose(1, 3) if n in "qkv" else y for n, y in x.items()}
+    uneven = {n: torch.cat([y.new_zeros(1), y.flatten()])[1:].view_as(y) if n in "qkv" else y for n, y in x.items()}
+    for placed in (columns, uneven):
+        assert cases.error(frame_gdn(**placed, rope=rope), want) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_every_schedule_keeps_the_type(dtype: torch.dtype, schedule: str) -> None:
+    x = {n: y.to(dtype) if n in "qkv" else y for n, y in cases.inputs(1, 2, 4, 5, 16).items()}
+    out = frame_gdn(**x, rope=cases.rope(20, 16))
+    want = frame_gdn(
+        **{n: y.double() for n, y in x.items()}, rope=cases.rope(20, 16, torch.float64), backend="reference"
+    )
+    assert out.dtype == dtype and cases.error(out, want) < (5e-3 if dtype == torch.bfloat16 else 1e-6)
+
+
 @pytest.mark.parametrize("inference", [False, True])
 def test_heads_shared_by_threads_give_the_same_bits(inference: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(by_head, "LARGE", 0)

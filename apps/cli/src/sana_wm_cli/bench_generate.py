@@ -104,12 +104,12 @@ def seconds_of(folder: Path, scene_id: str) -> float:
 def load_model(model: str, device: str) -> WorldPipeline:
     """A world model on its device, as `sana-wm generate` loads it."""
     import torch
-    from sana_wm_core.loading import load_pipeline
+    from sana_wm_core.layouts import open_world
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return load_pipeline(model, device=torch.device(device))
+        return open_world(model, device=torch.device(device)).pipeline
     except RuntimeError as error:
         raise ValueError(f"--device {device} cannot be used ({error}); allowed: auto, cpu, cuda, cuda:1") from None
 

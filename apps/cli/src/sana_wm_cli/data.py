@@ -115,10 +115,10 @@ def prepare(
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Turn annotated videos into what a stage trains on; can be stopped and run again."""
-    from sana_wm_core.loading import load_pipeline
+    from sana_wm_core.layouts import open_world
     from sana_wm_core.training.prepare import prepare_clips
 
-    pipeline = load_pipeline(model, device=device)
+    pipeline = open_world(model, device=device).pipeline
     with _progress("preparing") as progress:
         task = progress.add_task("clips", total=None)
 

@@ -21,13 +21,6 @@ GEMMA = "Efficient-Large-Model/gemma-2-2b-it"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
-def load_pipeline(model: str | Path = "pocket", **options: Any) -> WorldPipeline:
-    """Load a world model without its second stage; arguments and errors as of layouts.open_world."""
-    from sana_wm_core.layouts import open_world
-
-    return open_world(model, **options).pipeline
-
-
 def _folder_of(model: str) -> Path:
     from sana_wm_core.pocket import BUNDLED
 
