@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @with_scoring
 def run(
-    model: Annotated[str, typer.Option("--model", help="pocket (bundled), a model folder, or a hub id.")] = "pocket",
+    model: Annotated[
+        str, typer.Option("--model", help="pocket, pocket-streaming, a model folder, or a hub id.")
+    ] = "pocket",
     split: SplitName = "proc_simple_60s",
     data: Data = None,
     scenes: Scenes = None,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def speed(
-    model: Annotated[str, typer.Argument(help="pocket (bundled), a model folder, or a hub id.")] = "pocket",
+    model: Annotated[str, typer.Argument(help="pocket, pocket-streaming, a model folder, or a hub id.")] = "pocket",
     seconds: Annotated[float, typer.Option("--seconds", help="Length of the video.")] = 4.0,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Timed videos.")] = 3,
     warmups: Annotated[int, typer.Option("--warmups", min=0, help="Videos before them.")] = 1,

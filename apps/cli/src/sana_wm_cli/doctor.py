@@ -124,13 +124,13 @@ def plan(model: str, no_refiner: bool, verify: bool) -> dict[str, Any]:
     """
     import torch
     from sana_wm_core.inventory import look
-    from sana_wm_core.releases import NEEDS, parts_of, release_of
+    from sana_wm_core.releases import BUNDLED, NEEDS, parts_of, release_of
 
     from sana_wm_cli.fetch import describe
 
-    if model == "pocket":
+    if model in BUNDLED:
         return {
-            "pocket": "here, inside the package; Apache-2.0",
+            model: "here, inside the package; Apache-2.0",
             "to fetch": "nothing",
             "needs": "under 2 GB of memory; no GPU",
         }

@@ -55,7 +55,7 @@ def generate(
         _flag("fov", "Horizontal field of view, degrees, without --intrinsics. (pocket: 70; released: none)", _CAMERA),
     ] = None,
     model: Annotated[
-        str | None, _flag("model", "pocket (bundled), a model folder, or a hub id owner/name. (pocket)")
+        str | None, _flag("model", "pocket, pocket-streaming, a model folder, or a hub id owner/name. (pocket)")
     ] = None,
     model_path: Annotated[
         str | None, _flag("model_path", "Other transformer weights: safetensors file, folder, or hf://owner/name/path.")

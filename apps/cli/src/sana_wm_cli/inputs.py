@@ -112,8 +112,10 @@ class Request:
 
     @property
     def is_pocket(self) -> bool:
-        """Whether a pocket world is asked for, the bundled one or one trained here."""
-        return self.source == "pocket" or (Path(self.source).expanduser() / "preset.json").is_file()
+        """Whether a pocket world is asked for, a bundled one or one trained here."""
+        from sana_wm_core.releases import BUNDLED
+
+        return self.source in BUNDLED or (Path(self.source).expanduser() / "preset.json").is_file()
 
 
 def bare_request(**given: Any) -> Request:

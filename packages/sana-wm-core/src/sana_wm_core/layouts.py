@@ -22,6 +22,7 @@ import torch
 from sana_wm_core import loading
 from sana_wm_core.hub import BIDIRECTIONAL, fetch_file, fetch_folder
 from sana_wm_core.pipeline import Defaults, WorldPipeline
+from sana_wm_core.pocket import BUNDLED
 from sana_wm_core.sampling.student import STUDENT_STEPS, check_steps, transformer_of
 from sana_wm_core.text import RELEASED_PREFIX, TEXT_LENGTH
 
@@ -73,7 +74,7 @@ def open_world(
     """Load a world model.
 
     Args:
-        model: "pocket", a folder in one of the layouts above, or a hub id.
+        model: "pocket", "pocket-streaming", a folder in one of the layouts above, or a hub id.
         config: Another config.yaml than the folder's own (NVlabs layouts).
         weights: Other transformer weights than the folder's own.
         codec: Another VAE folder than the folder's own (streaming layout).
@@ -84,14 +85,15 @@ def open_world(
     Raises:
         ValueError: Nothing usable there, or files that do not fit each other; says what is missing and where it goes.
     """
-    folder = None if str(model) == "pocket" else loading._folder_of(str(model))
-    hub_id = None if folder is None or Path(model).expanduser().is_dir() else str(model).removeprefix("hf://")
-    layout = "pocket" if folder is None else layout_of(folder)
+    bundled = str(model) in BUNDLED
+    folder = BUNDLED[str(model)] if bundled else loading._folder_of(str(model))
+    hub_id = None if bundled or Path(model).expanduser().is_dir() else str(model).removeprefix("hf://")
+    layout = layout_of(folder)
     _require_use(layout, config=config, weights=weights, codec=codec)
     device = torch.device(device)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     refiner = None
-    if folder is None or layout == "pocket":
+    if layout == "pocket":
         pipeline = loading._load_pocket(folder)
     elif layout == "diffusers":
         pipeline = loading._load_published(folder, weights, dtype)
@@ -105,7 +107,7 @@ def open_world(
         root = companion / "refiner"
         shared = hub_id if companion == folder else BIDIRECTIONAL
         refiner = RefinerFolders(root, root / "text_encoder", True, shared)
-    if folder is not None and layout != "pocket":
+    if layout != "pocket":
         _check_parts(pipeline, folder)
     pipeline.offload_codec = offload_codec
     return World(pipeline.to(device), layout, refiner)

@@ -39,8 +39,8 @@ def _folder_of(model: str) -> Path:
     return fetch_folder(hub_id)
 
 
-def _load_pocket(folder: Path | None) -> WorldPipeline:
-    from sana_wm_core.pocket import BUNDLED, load_pocket
+def _load_pocket(folder: Path) -> WorldPipeline:
+    from sana_wm_core.pocket import load_pocket
 
     pocket = load_pocket(folder)
     preset = pocket.preset
@@ -64,9 +64,7 @@ def _load_pocket(folder: Path | None) -> WorldPipeline:
             fixed_steps=bool(preset.step_list),
             chunk=preset.chunk,
         )
-    return WorldPipeline(
-        pocket.velocity, pocket.codec, pocket.text_encoder, defaults, sources={"weights": folder or BUNDLED["pocket"]}
-    )
+    return WorldPipeline(pocket.velocity, pocket.codec, pocket.text_encoder, defaults, sources={"weights": folder})
 
 
 def _load_published(folder: Path, weights: str | Path | None, dtype: torch.dtype) -> WorldPipeline:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from sana_wm_core.hub import BIDIRECTIONAL, CHUNK_CAUSAL, STREAMING
 
 GEMMA_2 = "Efficient-Large-Model/gemma-2-2b-it"
+BUNDLED = ("pocket", "pocket-streaming")  # names of the worlds inside this package
 DIFFUSERS = "Efficient-Large-Model/SANA-WM_bidirectional-diffusers"
 
 _CARD = "Apache-2.0 by its model card"

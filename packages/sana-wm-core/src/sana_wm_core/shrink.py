@@ -21,7 +21,7 @@ from torch import Tensor
 from sana_wm_core.convert import _place, _weights_of, _whole_folder
 from sana_wm_core.fidelity import LIMIT, camera_response, require_camera, response_error
 from sana_wm_core.layouts import layout_of
-from sana_wm_core.pocket import WEIGHTS
+from sana_wm_core.pocket import BUNDLED
 from sana_wm_core.precision import PRECISIONS, REFINER_LAYERS, STAGE_1_LAYERS
 from sana_wm_core.stored import GROUP, to_float4, to_float8
 from sana_wm_core.weights import load_transformer, read_checkpoint
@@ -53,7 +53,7 @@ def shrink(
     """Write the smaller copy; the folder appears whole or not at all.
 
     Args:
-        source: Model folder in any published layout, or a pocket world's; "pocket" for the bundled one.
+        source: Model folder in any published layout, or a pocket world's; "pocket" or "pocket-streaming" bundled.
         target: Folder to write; must not exist, or be empty.
         precision: "bf16", "fp8" or "fp4".
         limit: How much of the response to the camera may be lost; see fidelity.
@@ -64,7 +64,7 @@ def shrink(
     Raises:
         ValueError: Not a model folder, an unknown precision, a target that holds something, or damaged files.
     """
-    source, target = WEIGHTS if str(source) == "pocket" else Path(source).expanduser(), Path(target).expanduser()
+    source, target = BUNDLED.get(str(source), Path(source).expanduser()), Path(target).expanduser()
     if precision not in PRECISIONS:
         raise ValueError(f"--precision {precision} is not one of {', '.join(PRECISIONS)}")
     if not source.is_dir():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sana_wm_core.config import TransformerConfig
 from sana_wm_core.model import SanaWMTransformer
+from sana_wm_core.pocket import BUNDLED
 from sana_wm_core.training.stages import Start
 
 _CAMERA_OF = {
@@ -23,17 +24,15 @@ _CAMERA_OF = {
 
 
 def read_start(path: str) -> dict[str, Tensor]:
-    """Tensors of a transformer by published name: a stage's run, "pocket", a folder or a file of weights.
+    """Tensors of a transformer by published name: a stage's run, a bundled world, a folder or a file of weights.
 
     Raises:
         ValueError: Nothing to read there.
     """
     from sana_wm_core.training.checkpoint import complete, read_weights
 
-    if path == "pocket":
-        from sana_wm_core.pocket import WEIGHTS
-
-        path = str(WEIGHTS / "transformer")
+    if path in BUNDLED:
+        path = str(BUNDLED[path] / "transformer")
     place = Path(path)
     if place.is_dir() and (complete(place) or place.name.startswith("step-")):
         return read_weights(place)
