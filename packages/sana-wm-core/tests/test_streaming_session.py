@@ -2,6 +2,7 @@
 
 import gc
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -297,3 +298,52 @@ def test_bad_requests(pipeline):
     lensless = WorldPipeline(pipeline.transformer, ToyCodec(), ToyText(), Defaults(height=32, width=48))
     with pytest.raises(ValueError, match="--fov"):
         begin(lensless)
+
+
+def test_running_ahead_changes_no_byte_and_no_state(pipeline):
+    plain, ahead = begin(pipeline, refine=count_chunks), begin(pipeline, refine=count_chunks)
+    ahead.overlaps = True
+    for number, (one, two) in enumerate(zip(plain.play("w-40,jw-40"), ahead.play("w-40,jw-40"), strict=True)):
+        assert np.array_equal(one.video, two.video) and np.array_equal(one.c2w, two.c2w)
+        assert ahead.state.frames == plain.state.frames
+        assert ahead.state.refiner["seen"] == plain.state.refiner["seen"] == number + 1
+        # What is held is the chunk handed out, whatever has been sampled since.
+        assert torch.equal(ahead.state.latents, one.latents / 2)
+    poses = np.repeat(np.eye(4)[None], 49, axis=0)
+    pairs = zip(plain.travel(poses), ahead.travel(poses), strict=True)
+    assert all(np.array_equal(one.video, two.video) for one, two in pairs)
+
+
+def count_chunks(latents, state):
+    return 2 * latents, {"seen": state.get("seen", torch.zeros(())) + 1}
+
+
+def test_the_next_chunk_begins_before_this_one_is_decoded(pipeline, monkeypatch):
+    session = begin(pipeline)
+    session.overlaps = True
+    begun, decode, sample = threading.Semaphore(0), session._decode, session._sample
+    wait_for = iter([2, 1, 0])  # two chunks are sampled before the first is decoded, three before the second
+
+    def sampled(*inputs):
+        begun.release()
+        return sample(*inputs)
+
+    def decoded(*inputs):
+        for _ in range(next(wait_for)):
+            assert begun.acquire(timeout=60), "nothing was sampled while a chunk waited to be decoded"
+        return decode(*inputs)
+
+    monkeypatch.setattr(session, "_sample", sampled)
+    monkeypatch.setattr(session, "_decode", decoded)
+    assert len(list(session.play("w-72"))) == 3
+
+
+def test_stopping_ahead_keeps_the_last_whole_chunk(pipeline):
+    session, plain = begin(pipeline), begin(pipeline)
+    session.overlaps = True
+    pieces = session.play("w-72")
+    next(pieces)
+    pieces.close()
+    next(plain.play("w-72"))
+    rest = [next(x.play("jw-24")) for x in (session, plain)]
+    assert np.array_equal(rest[0].video, rest[1].video) and session.state.frames == 49

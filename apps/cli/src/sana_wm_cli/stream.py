@@ -162,6 +162,7 @@ def _start(
             refine=refine,
         )
     session.delivers = request.frames_go_to != "discard"
+    session.overlaps = world.pipeline.device.type == "cuda"
     return session
 
 
@@ -216,7 +217,7 @@ def plan_pieces(session: Session, inputs: Inputs, frames: int | None) -> tuple[i
     if rests or (frames is not None and frames != chunks * step + 1):
         more = f"; the camera rests for the last {rests}" if rests else ""
         typer.echo(f"note: {chunks * step + 1} frames are made (1 + {step} k){more}", err=True)
-    return chunks * step + 1, (session.advance(rows[first * step : (first + 1) * step]) for first in range(chunks))
+    return chunks * step + 1, session.play(rows)
 
 
 class Streamed(NamedTuple):

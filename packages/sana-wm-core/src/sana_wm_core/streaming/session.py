@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from sana_wm_core.pipeline import WorldPipeline, to_pixels
 from sana_wm_core.sampling.sampler import Conditions
 from sana_wm_core.sampling.student import ChunkSampler
 from sana_wm_core.streaming.camera import CameraTrack, chunk_camera
+from sana_wm_core.streaming.overlap import Move, Sampled, overlapped
 from sana_wm_core.streaming.state import Settings, WorldState, fingerprint, require_model
 
 Refine = Callable[[Tensor, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
@@ -43,7 +45,9 @@ class Piece(NamedTuple):
 class Session:
     """One line through a world. `state` is the moment it is at; take it to branch, to save, or to come back.
 
-    Set `delivers` to False to leave decoded frames where they are, as when only the speed is wanted.
+    Set `delivers` to False to leave decoded frames where they are, as when only the speed is wanted. Set `overlaps` to
+    True to have `play` and `travel` begin a chunk while the one before is refined and decoded (on a GPU: two streams);
+    a new caption then takes hold a chunk later.
 
     Args:
         pipeline: The model's parts.
@@ -58,7 +62,7 @@ class Session:
     def __init__(self, pipeline: WorldPipeline, state: WorldState, refine: Refine | None = None) -> None:
         require_model(state, pipeline.transformer)
         self.pipeline, self.state, self.refine = pipeline, state, refine
-        self.delivers = True
+        self.delivers, self.overlaps = True, False
         settings = state.settings
         window = Window(settings.window, settings.sink)
         self._sampler = ChunkSampler(settings.steps, settings.guidance, settings.chunk, window)
@@ -159,11 +163,15 @@ class Session:
         self.state = replace(self.state, settings=settings, text=text)
         self._read_text()
 
-    def play(self, action: str) -> Iterator[Piece]:
-        """Hold keys, such as "w-48,jw-24", and yield chunks as they are made; the last is filled up with no key."""
-        rows = self.state.track.parse(action)
-        for first in range(0, len(rows), self.chunk_frames):
-            yield self.advance(rows[first : first + self.chunk_frames])
+    def play(self, action: str | NDArray[np.bool_]) -> Iterator[Piece]:
+        """Hold keys, such as "w-48,jw-24", and yield chunks as they are made; the last is filled up with no key.
+
+        Args:
+            action: Keys, or controls (f, 8).
+        """
+        rows = self.state.track.parse(action) if isinstance(action, str) else action
+        parts = [rows[first : first + self.chunk_frames] for first in range(0, len(rows), self.chunk_frames)]
+        return self._walk([partial(CameraTrack.hold, rows=self._filled(part)) for part in parts])
 
     def travel(self, c2w: ArrayLike) -> Iterator[Piece]:
         """Follow poses (f + 1, 4, 4), the first of which stands for where the camera is now; f fills whole chunks.
@@ -174,22 +182,30 @@ class Session:
         poses, step = np.asarray(c2w, dtype=np.float64), self.chunk_frames
         if poses.ndim != 3 or poses.shape[1:] != (4, 4) or len(poses) < 2 or (len(poses) - 1) % step:
             raise ValueError(f"poses have shape {poses.shape}; give (1 + {step} k, 4, 4), such as {(step + 1, 4, 4)}")
-        for first in range(0, len(poses) - 1, step):
-            yield self._make(*self.state.track.follow(poses[first : first + step + 1]))
+        parts = [poses[first : first + step + 1] for first in range(0, len(poses) - 1, step)]
+        return self._walk([partial(CameraTrack.follow, c2w=part) for part in parts])
 
     def advance(self, held: NDArray[np.bool_] | None = None) -> Piece:
         """Make one chunk while controls (f, 8) are held, f at most `chunk_frames`; missing frames hold nothing."""
-        rows = np.zeros((self.chunk_frames, len(CONTROLS)), dtype=bool)
-        if held is not None:
-            if len(held) > len(rows):
-                raise ValueError(f"a chunk takes at most {len(rows)} frames of controls; got {len(held)}")
-            rows[: len(held)] = held
-        return self._make(*self.state.track.hold(rows))
+        rows = self._filled(np.zeros((0, len(CONTROLS)), dtype=bool) if held is None else held)
+        return self._finish(self._sample(self.state, *self.state.track.hold(rows)))
+
+    def _filled(self, held: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        if len(held) > self.chunk_frames:
+            raise ValueError(f"a chunk takes at most {self.chunk_frames} frames of controls; got {len(held)}")
+        return np.concatenate([held, np.zeros((self.chunk_frames - len(held), len(CONTROLS)), dtype=bool)])
+
+    def _walk(self, moves: Sequence[Move]) -> Iterator[Piece]:
+        if self.overlaps:
+            yield from overlapped(self.state, moves, self._sample, self._finish, self.pipeline.device)
+        else:
+            for move in moves:
+                yield self._finish(self._sample(self.state, *move(self.state.track)))
 
     @torch.no_grad()
-    def _make(self, track: CameraTrack, poses: NDArray[np.float32]) -> Piece:
-        state, pipeline = self.state, self.pipeline
-        settings, codec = state.settings, pipeline.codec
+    def _sample(self, state: WorldState, track: CameraTrack, poses: NDArray[np.float32]) -> Sampled:
+        """The moment after the next chunk's latents, before they are refined and decoded; changes nothing here."""
+        pipeline, settings, codec = self.pipeline, state.settings, self.pipeline.codec
         first = state.memory is None
         if first:
             poses = np.concatenate([np.eye(4, dtype=np.float32)[None], poses])
@@ -203,24 +219,22 @@ class Session:
         noise = torch.randn(shape, generator=generator, dtype=pipeline.dtype).to(pipeline.device)
         picture = state.first_latent if first else None
         latents, memory = self._sampler.chunk(pipeline.transformer, noise, self._text, camera, state.memory, picture)
-        refiner = state.refiner
-        finished = latents
+        return Sampled(replace(state, track=track, memory=memory, latents=latents), poses)
+
+    @torch.no_grad()
+    def _finish(self, sampled: Sampled) -> Piece:
+        """Refine and decode the latents of a sampled moment, with what is remembered of that here, and move there."""
+        (moment, poses), refiner = sampled, self.state.refiner
+        assert moment.latents is not None
+        finished = moment.latents
         if self.refine is not None:
-            finished, refiner = self.refine(latents, refiner)
-        with pipeline._working_codec():
-            video, decoder = self._decode(finished, state.decoder)
+            finished, refiner = self.refine(finished, refiner)
+        with self.pipeline._working_codec():
+            video, decoder = self._decode(finished, self.state.decoder)
         pixels = to_pixels(video[0]) if self.delivers else np.empty((video.shape[2], 0, 0, 3), np.uint8)
-        if first and self.refine is not None:
+        if self.state.memory is None and self.refine is not None:
             pixels, poses = pixels[1:], poses[1:]
-        self.state = replace(
-            state,
-            track=track,
-            memory=memory,
-            latents=latents,
-            decoder=decoder,
-            refiner=refiner,
-            frames=state.frames + len(poses),
-        )
+        self.state = replace(moment, decoder=decoder, refiner=refiner, frames=self.state.frames + len(poses))
         return Piece(pixels, finished, poses)
 
     @torch.no_grad()
