@@ -148,9 +148,11 @@ def generate(
     profile_cuda: Annotated[
         bool, _flag("profile_cuda", "Mark the stream for nsys --capture-range=cudaProfilerApi.", _STREAM)
     ] = False,
-    no_compile: Annotated[
-        bool, _flag("no_compile", "Accepted for older scripts; nothing is compiled here anyway.", _STREAM)
+    compile: Annotated[
+        bool,
+        _flag("compile", "torch.compile the transformer's blocks: a minute or more to start, kept on disk."),
     ] = False,
+    no_compile: Annotated[bool, _flag("no_compile", "Do not compile, which is the default.", _STREAM)] = False,
     output_dir: Annotated[Path, _flag("output_dir", "Folder, made if absent. (out)", _OUT)] = Path("out"),
     name: Annotated[str, _flag("name", "File stem: NAME_generated.mp4. (output)", _OUT)] = "output",
     fps: Annotated[float | None, _flag("fps", "Frames per second of the MP4. (16)", _OUT)] = None,

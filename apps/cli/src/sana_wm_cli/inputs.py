@@ -87,6 +87,7 @@ class Request:
     benchmark_json: Path | None = None
     benchmark_repeats: int = 1
     profile_cuda: bool = False
+    compile: bool = False
     no_compile: bool = False
 
     @property
@@ -198,6 +199,9 @@ def _check_stages(request: Request) -> None:
     ):
         if getattr(request, flag) not in allowed:
             raise ValueError(f"--{flag} {getattr(request, flag)} is not one of {', '.join(allowed)}")
+    if request.compile and (request.no_compile or request.offload_blocks):
+        other = "no_compile" if request.no_compile else "offload_blocks"
+        raise ValueError(f"--compile and --{other} do not go together; leave one out")
     _check_output(request)
     for flag in ("save_state", "refiner_lora"):
         path = getattr(request, flag)

@@ -145,12 +145,15 @@ def load(request: Request) -> World:
 
 
 def _prepare_transformer(world: World, request: Request, device: torch.device) -> None:
+    from sana_wm_core.compiled import compile_blocks
     from sana_wm_core.fidelity import LIMIT, quantize_and_check
     from sana_wm_core.offload import offload_blocks
     from sana_wm_core.sampling.student import transformer_of
 
     limit = float("inf") if request.allow_camera_error else LIMIT
     quantize_and_check(world.pipeline.transformer, request.stage1_precision, limit)
+    if request.compile:
+        compile_blocks(transformer_of(world.pipeline.transformer))
     if request.offload_blocks:
         offload_blocks(transformer_of(world.pipeline.transformer), "blocks", device)
 
