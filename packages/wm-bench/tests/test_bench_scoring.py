@@ -1,5 +1,6 @@
 """The whole scoring path on submissions whose order is known, and what makes its numbers trustworthy."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,8 +10,12 @@ from wm_bench.baselines import write_baseline
 from wm_bench.cache import Cache
 from wm_bench.camera_following import PoseRules
 from wm_bench.comparison import compare, rank
+from wm_bench.imported import _bare_split
+from wm_bench.report.page import score_page
+from wm_bench.report.tables import coverage_words, score_markdown
 from wm_bench.scoring import Options, score_folder
-from wm_bench.sheet import read_sheet, write_sheet
+from wm_bench.sheet import ClipResult, build_sheet, identity, read_sheet, write_sheet
+from wm_bench.submission import Submission
 from wm_bench.video import write_lossless
 
 IDS = ["game_style_001", "indoor_001", "outdoor_city_001"]
@@ -171,6 +176,24 @@ def test_methods_scored_on_different_scenes_are_not_ranked(minute, folders, shee
     assert compare(part, sheets["render"])["rows"][0]["n"] == 2
     with pytest.raises(ValueError, match="different scenes"):
         rank([part, sheets["render"]], "ref_psnr_db")
+
+
+@pytest.mark.parametrize(("scored", "headline"), [(80, True), (79, False), (0, False)])
+def test_a_headline_needs_every_scene_of_the_split(scored, headline):
+    split = _bare_split("simple_60s")
+    results = {scene.id: ClipResult({"ref_ssim": 0.5}) for scene in split.scenes[:scored]}
+    names = {"ref_ssim": identity("ref_ssim", split, {}, "wm-bench", "1", "none")}
+    sheet = build_sheet(split, Submission(None, "m", {}, {}, []), results, names, {})
+    assert sheet["coverage"]["headline"] is headline and len(sheet["coverage"]["missing"]) == 80 - scored
+    assert sheet["metrics"]["ref_ssim"]["status"] == {80: "ok", 79: "partial", 0: "unavailable"}[scored]
+    for text in (coverage_words(sheet), score_markdown(sheet), score_page(sheet, [])):
+        assert ("these are headline numbers" in text) is headline
+        assert (f"Partial coverage: {scored} of 80" in text) is not headline
+    # All scenes of a run that asked for fewer are not all scenes of the split.
+    part = dataclasses.replace(split, scenes=list(split.scenes)[:4])
+    few = {scene.id: results[scene.id] for scene in part.scenes if scene.id in results}
+    sheet = build_sheet(part, Submission(None, "m", {}, {}, []), few, names, {})
+    assert not sheet["coverage"]["headline"]
 
 
 def test_a_missing_estimator_is_unavailable_not_zero(minute, folders, kept):
