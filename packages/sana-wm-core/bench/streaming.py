@@ -50,12 +50,10 @@ def main() -> None:
     picture = Image.open(DEMO / "picture.png")
     prompt = (DEMO / "prompt.txt").read_text().strip()
     session = Session.start(pipeline, picture, prompt, sampler=sampler, fov_deg=options.fov)
-    chunks = max(2, -(-lengths[0] // session.chunk_frames))
+    rows = session.state.track.parse(f"w-{max(lengths[0], 2 * session.chunk_frames)}")
     done, first_s, first_frames, state = 0, 0.0, 0, 0
     with tempfile.TemporaryDirectory() as folder, GrowingVideo(Path(folder) / "stream.mp4") as video:
-        held = session.state.track.parse(f"w-{session.chunk_frames}")
-        for _ in range(chunks):
-            piece = session.advance(held)
+        for piece in session.play(rows):
             video.append(piece.video)
             done += len(piece.video)
             if not first_s:

@@ -3,6 +3,7 @@
 import gc
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,6 +92,28 @@ def test_frames_come_by_the_chunk(pipeline):
     assert np.array_equal(pieces[0].c2w[0], np.eye(4))
     assert pieces[0].c2w[24, 2, 3] == pytest.approx(24 * 0.05, abs=1e-5)
     assert pieces[0].video.std() > 1
+
+
+def test_the_first_chunk_may_be_as_short_as_the_others(pipeline, tmp_path):
+    own = replace(pipeline.defaults, first_chunk=3)
+    short = WorldPipeline(pipeline.transformer, pipeline.codec, pipeline.text_encoder, own)
+    session = begin(short)
+    assert session.chunk_frames == 16
+    assert [session.whole_chunks(n) for n in (1, 16, 27, 28, 64)] == [16, 16, 16, 40, 64]
+    assert [session.whole_chunks(n, "up") for n in (1, 17, 41)] == [16, 40, 64]
+    assert [session.whole_chunks(n, "down") for n in (39, 40, 63)] == [16, 40, 40]
+    assert [len(piece.video) for piece in session.play("w-50")] == [17, 24, 24]
+    assert session.chunk_frames == 24 and session.state.frames == 65
+    session.state.save(tmp_path / "world.safetensors")
+    again = Session(short, WorldState.load(tmp_path / "world.safetensors"))
+    assert np.array_equal(again.advance().video, session.advance().video)
+    travelled = list(begin(short).travel(np.repeat(np.eye(4)[None], 41, axis=0)))
+    assert [len(piece.c2w) for piece in travelled] == [17, 24]
+    with pytest.raises(ValueError, match=r"17 \+ 24 k"):
+        begin(short).travel(np.repeat(np.eye(4)[None], 25, axis=0))
+    # Another chunk than the model's own has nothing to do with the model's first one.
+    other = Session.start(short, PICTURE, "a street", sampler=ChunkSampler(FAST.steps, size=2))
+    assert other.chunk_frames == 16 and other.state.settings.first == 3
 
 
 def test_cutting_of_actions_changes_nothing(pipeline):
@@ -214,7 +237,7 @@ def test_poses_and_keys_mix(pipeline):
     keys = begin(pipeline)
     (by_keys,) = keys.play("w-24")
     assert np.abs(by_keys.c2w - first.c2w).max() < 1e-5
-    with pytest.raises(ValueError, match=r"give \(1 \+ 24 k, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"give \(25 \+ 24 k, 4, 4\)"):
         next(session.travel(forward[:20]))
 
 

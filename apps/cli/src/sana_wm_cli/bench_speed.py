@@ -90,10 +90,9 @@ def _streaming(pipeline: WorldPipeline, split: Split, steps: int | None) -> Call
 
     def make() -> Iterable[np.ndarray]:
         session = Session.start(pipeline, picture, scene.prompt, intrinsics=lens, seed=42)
-        chunks = (len(scene.c2w) - 1) // session.chunk_frames
-        if chunks < 1:
+        if len(scene.c2w) <= session.chunk_frames:
             raise ValueError(f"--seconds gives {len(scene.c2w)} frames; allowed: a chunk of {session.chunk_frames + 1}")
-        for piece in session.travel(scene.c2w[: 1 + chunks * session.chunk_frames]):
+        for piece in session.travel(scene.c2w[: 1 + session.whole_chunks(len(scene.c2w) - 1, "down")]):
             yield piece.video
 
     return make

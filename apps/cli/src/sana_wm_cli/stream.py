@@ -191,33 +191,32 @@ def grid(request: Request, own: Any) -> tuple[float, ...]:
 def plan_pieces(session: Session, inputs: Inputs, frames: int | None) -> tuple[int, Iterator[Piece]]:
     """How many raw frames a path gives, and the chunks of them as they are made.
 
-    Poses are cut to 1 + 24 k; an action is filled up with rest.
+    Poses are cut to whole chunks; an action is filled up with rest.
 
     Raises:
         ValueError: Too few poses for one chunk.
     """
     import typer
-    from camera_control.geometry import snap_num_frames
 
-    step = session.chunk_frames
     if inputs.c2w is not None:
-        have = len(inputs.c2w)
-        total = snap_num_frames(min(frames or have, have), step, upper_bound=have)
-        if total < 1 + step:
-            raise ValueError(f"--camera has {have} poses; a stream needs at least {1 + step} (1 + {step} k)")
+        have, least = len(inputs.c2w), 1 + session.chunk_frames
+        if have < least:
+            raise ValueError(f"--camera has {have} poses; a stream needs at least {least}")
+        wanted = session.whole_chunks(min(frames or have, have) - 1)
+        total = 1 + min(wanted, session.whole_chunks(have - 1, "down"))
         if frames is not None and total != frames:
-            typer.echo(f"note: {frames} frames asked for, {total} made (1 + {step} k)", err=True)
+            typer.echo(f"note: {frames} frames asked for, {total} made (whole chunks)", err=True)
         return total, session.travel(inputs.c2w[:total])
     assert inputs.action is not None
     rows = session.state.track.parse(inputs.action)
     if frames is not None:
-        rows = rows[: max(step, snap_num_frames(frames, step) - 1)]
-    chunks = -(-len(rows) // step)
-    rests = chunks * step - len(rows)
-    if rests or (frames is not None and frames != chunks * step + 1):
+        rows = rows[: session.whole_chunks(frames - 1)]
+    total = 1 + session.whole_chunks(len(rows), "up")
+    rests = total - 1 - len(rows)
+    if rests or (frames is not None and frames != total):
         more = f"; the camera rests for the last {rests}" if rests else ""
-        typer.echo(f"note: {chunks * step + 1} frames are made (1 + {step} k){more}", err=True)
-    return chunks * step + 1, session.play(rows)
+        typer.echo(f"note: {total} frames are made (whole chunks){more}", err=True)
+    return total, session.play(rows)
 
 
 class Streamed(NamedTuple):

@@ -15,6 +15,7 @@ from torch import nn
 from sana_wm_core.codecs.ltx2 import LTX2Codec
 from sana_wm_core.hub import fetch_file, fetch_folder
 from sana_wm_core.pipeline import Defaults, WorldPipeline
+from sana_wm_core.sampling.chunks import streaming_chunks
 from sana_wm_core.text import RELEASED_PREFIX, TEXT_LENGTH, Gemma2TextEncoder
 
 GEMMA = "Efficient-Large-Model/gemma-2-2b-it"
@@ -57,12 +58,14 @@ def _load_pocket(folder: Path) -> WorldPipeline:
         rotation_speed_deg=preset.rotation_speed_deg,
     )
     if preset.chunk:
+        latents = 1 + (preset.frames - 1) // pocket.codec.temporal_stride
         defaults = replace(
             defaults,
             sampler="self_forcing",
             step_list=preset.step_list,
             fixed_steps=bool(preset.step_list),
             chunk=preset.chunk,
+            first_chunk=[*streaming_chunks(latents, preset.chunk), latents][1],
         )
     return WorldPipeline(pocket.velocity, pocket.codec, pocket.text_encoder, defaults, sources={"weights": folder})
 

@@ -44,6 +44,7 @@ class Defaults:
         fixed_steps: Whether the weights come with this step list and know no other.
         chunk: Latent frames of a chunk, for the samplers that have chunks.
         chunk_rule: How chunk_flow_euler cuts a clip; see sampling.chunks.
+        first_chunk: Latent frames of a session's first chunk, the picture among them; 0 = one more than the others.
     """
 
     height: int = 704
@@ -61,6 +62,7 @@ class Defaults:
     fixed_steps: bool = False
     chunk: int = 3
     chunk_rule: str = "first_plus_one"
+    first_chunk: int = 0
 
 
 class ClipSampler(Protocol):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -131,6 +132,7 @@ class Session:
             sampler.steps,
             sampler.guidance,
             sampler.size,
+            own.first_chunk if own.first_chunk and own.chunk == sampler.size else sampler.size + 1,
             sampler.window.chunks,
             sampler.window.sink,
             seed,
@@ -149,7 +151,23 @@ class Session:
     @property
     def chunk_frames(self) -> int:
         """Raw frames the next chunk takes controls for."""
+        settings = self.state.settings
+        latents = settings.first - 1 if self.state.memory is None else settings.chunk
+        return latents * self.pipeline.codec.temporal_stride
+
+    def whole_chunks(self, frames: int, rounding: Literal["nearest", "up", "down"] = "nearest") -> int:
+        """The number of frames from here on that whole chunks give, for a number wanted; one chunk at least."""
+        beyond = (frames - self.chunk_frames) / self._step
+        chunks = {"nearest": math.floor(beyond + 0.5), "up": math.ceil(beyond), "down": math.floor(beyond)}[rounding]
+        return self.chunk_frames + max(chunks, 0) * self._step
+
+    @property
+    def _step(self) -> int:
         return self.state.settings.chunk * self.pipeline.codec.temporal_stride
+
+    def _cuts(self, frames: int) -> list[slice]:
+        starts = [0, *range(self.chunk_frames, frames, self._step)] if frames else []
+        return [slice(a, b) for a, b in zip(starts, [*starts[1:], frames], strict=True)]
 
     def branch(self, seed: int | None = None) -> Session:
         """Another line from this moment, sharing nothing that either writes; another seed gives another future."""
@@ -170,8 +188,8 @@ class Session:
             action: Keys, or controls (f, 8).
         """
         rows = self.state.track.parse(action) if isinstance(action, str) else action
-        parts = [rows[first : first + self.chunk_frames] for first in range(0, len(rows), self.chunk_frames)]
-        return self._walk([partial(CameraTrack.hold, rows=self._filled(part)) for part in parts])
+        rows = _filled(rows, self.whole_chunks(len(rows), "up")) if len(rows) else rows
+        return self._walk([partial(CameraTrack.hold, rows=rows[cut]) for cut in self._cuts(len(rows))])
 
     def travel(self, c2w: ArrayLike) -> Iterator[Piece]:
         """Follow poses (f + 1, 4, 4), the first of which stands for where the camera is now; f fills whole chunks.
@@ -179,21 +197,21 @@ class Session:
         Raises:
             ValueError: Another shape, or a length that does not fill whole chunks.
         """
-        poses, step = np.asarray(c2w, dtype=np.float64), self.chunk_frames
-        if poses.ndim != 3 or poses.shape[1:] != (4, 4) or len(poses) < 2 or (len(poses) - 1) % step:
-            raise ValueError(f"poses have shape {poses.shape}; give (1 + {step} k, 4, 4), such as {(step + 1, 4, 4)}")
-        parts = [poses[first : first + step + 1] for first in range(0, len(poses) - 1, step)]
-        return self._walk([partial(CameraTrack.follow, c2w=part) for part in parts])
+        poses, first, step = np.asarray(c2w, dtype=np.float64), self.chunk_frames, self._step
+        if poses.ndim != 3 or poses.shape[1:] != (4, 4) or self.whole_chunks(len(poses) - 1) != len(poses) - 1:
+            raise ValueError(
+                f"poses have shape {poses.shape}; give ({first + 1} + {step} k, 4, 4), such as {(first + 1, 4, 4)}"
+            )
+        cuts = self._cuts(len(poses) - 1)
+        return self._walk([partial(CameraTrack.follow, c2w=poses[cut.start : cut.stop + 1]) for cut in cuts])
 
     def advance(self, held: NDArray[np.bool_] | None = None) -> Piece:
         """Make one chunk while controls (f, 8) are held, f at most `chunk_frames`; missing frames hold nothing."""
-        rows = self._filled(np.zeros((0, len(CONTROLS)), dtype=bool) if held is None else held)
+        rows = np.zeros((0, len(CONTROLS)), dtype=bool) if held is None else held
+        if len(rows) > self.chunk_frames:
+            raise ValueError(f"the next chunk takes at most {self.chunk_frames} frames of controls; got {len(rows)}")
+        rows = _filled(rows, self.chunk_frames)
         return self._finish(self._sample(self.state, *self.state.track.hold(rows)))
-
-    def _filled(self, held: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        if len(held) > self.chunk_frames:
-            raise ValueError(f"a chunk takes at most {self.chunk_frames} frames of controls; got {len(held)}")
-        return np.concatenate([held, np.zeros((self.chunk_frames - len(held), len(CONTROLS)), dtype=bool)])
 
     def _walk(self, moves: Sequence[Move]) -> Iterator[Piece]:
         if self.overlaps:
@@ -213,7 +231,7 @@ class Session:
         lens = np.array(settings.lens)
         camera = chunk_camera(poses, lens, settings.size, latent_size, codec.temporal_stride, first)
         camera = {name: tensor.to(pipeline.device, pipeline.dtype) for name, tensor in camera.items()}
-        frames = settings.chunk + first
+        frames = settings.first if first else settings.chunk
         shape = (1, codec.latent_channels, frames, *latent_size)
         generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + state.chunks) % 2**63)
         noise = torch.randn(shape, generator=generator, dtype=pipeline.dtype).to(pipeline.device)
@@ -244,6 +262,10 @@ class Session:
             for name, tensor in self.state.text.items()
         }
         self._text = self._sampler.read(self.pipeline.transformer, Conditions(**ready))
+
+
+def _filled(rows: NDArray[np.bool_], frames: int) -> NDArray[np.bool_]:
+    return np.concatenate([rows, np.zeros((frames - len(rows), rows.shape[1]), dtype=bool)])
 
 
 def _encode(pipeline: WorldPipeline, prompt: str, negative_prompt: str, guided: bool) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from sana_wm_core.sampling.student import transformer_of
 from sana_wm_core.streaming.camera import CameraTrack
 from sana_wm_core.video import written_whole
 
-FORMAT = "sana-wm world state 1"
+FORMAT = "sana-wm world state 2"
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Settings:
         steps: Timesteps of the sampler.
         guidance: Guidance scale.
         chunk: Latent frames of a chunk.
+        first: Latent frames of the first chunk, the picture among them.
         window: Chunks softmax blocks look at; 0 or less = all.
         sink: Whether the first chunk is always among them.
         seed: Seed of the noise; with the number of a chunk it decides that chunk's noise.
@@ -51,6 +52,7 @@ class Settings:
     steps: tuple[float, ...]
     guidance: float
     chunk: int
+    first: int
     window: int
     sink: bool
     seed: int
