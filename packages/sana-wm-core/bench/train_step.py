@@ -1,105 +1,193 @@
 """One training step of the pocket world: this trainer beside the same step written with diffusers' transformer.
 
-    python packages/sana-wm-core/bench/train_step.py [--batch 4] [--steps 5] [--threads 2]
+    python packages/sana-wm-core/bench/train_step.py [--batch 4] [--steps 5] [--threads 2] [--compute fp32]
 
-Both train the same configuration on the same latents with the same noise: forward, masked squared error, backward,
-clipping, AdamW. Prints seconds a step (median, and the spread) and peak memory, each measured in a process of its own.
+Both train the pocket world's configuration on the same latents of its size with the same noise: forward, masked squared
+error, backward, clipping, AdamW. First their losses and all gradients are compared, in float32 and with every weight
+drawn so that no branch is silent; a difference ends the script. Then each side is timed in processes of its own, in
+turns. Printed are seconds a step (median of all rounds, and the spread) and peak memory, with what the process took
+before its first step.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 SIDES = ("ours", "diffusers")
+TOLERANCE = 1e-3
 
 
 def main() -> None:
-    """Run both sides, or the one named."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", choices=SIDES)
+    """Compare, then time; or do the part that is named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=(*SIDES, "compare"), help="only this, in this process")
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of a round, after one that is not")
+    parser.add_argument("--rounds", type=int, default=2, help="processes a side, the sides in turns")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--frames", type=int, default=9)
+    parser.add_argument("--frames", type=int, default=9, help="latent frames; 9 is a whole clip")
+    parser.add_argument("--layers", type=int, default=0, help="blocks; 0 = the pocket world's")
+    parser.add_argument("--compute", choices=("fp32", "bf16"), default="fp32", help="bf16 = autocast, on both sides")
     given = parser.parse_args()
-    if given.side:
-        print(measure(given.side, given.batch, given.steps, given.threads, given.frames))
-        return
-    for side in SIDES:
-        words = [w for k, v in vars(given).items() if k != "side" for w in (f"--{k}", str(v))]
-        subprocess.run([sys.executable, __file__, "--side", side, *words], check=True)
+    words = [w for k, v in vars(given).items() if k != "part" for w in (f"--{k}", str(v))]
+    if given.part == "compare":
+        print(compare(given))
+    elif given.part:
+        print(json.dumps(measure(given)))
+    else:
+        print(_child(["--part", "compare", *words]), end="", flush=True)
+        found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+        for _ in range(given.rounds):
+            for side in SIDES:
+                found[side].append(json.loads(_child(["--part", side, *words])))
+        medians = {side: _report(side, given, rows) for side, rows in found.items()}
+        print(f"ours is {medians['diffusers'] / medians['ours']:.2f} times as fast")
 
 
-def measure(side: str, batch: int, steps: int, threads: int, frames: int) -> str:
+def _child(words: list[str]) -> str:
+    return subprocess.run([sys.executable, __file__, *words], check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def _report(side: str, given: argparse.Namespace, rows: list[dict[str, Any]]) -> float:
+    seconds = [s for row in rows for s in row["seconds"]]
+    peak, before = (max(row[key] for row in rows) for key in ("peak_gib", "before_gib"))
+    median = statistics.median(seconds)
+    print(
+        f"{side:10s} batch {given.batch} {given.compute} on {given.threads} threads: {median:.3f} s a step "
+        f"({min(seconds):.3f} to {max(seconds):.3f}, n = {len(seconds)}), peak {peak:.2f} GiB, {before:.2f} before"
+    )
+    return median
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Time the steps of one side."""
     import torch
 
-    torch.set_num_threads(threads)
-    step = make_step(side, batch, frames)
+    torch.set_num_threads(given.threads)
+    model = make_model(given.part, given.layers)
+    step = make_step(model, given)
+    before_gib = _peak_gib()
     step()
     seconds = []
-    for _ in range(steps):
+    for _ in range(given.steps):
         started = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - started)
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
-    spread = max(seconds) - min(seconds)
-    return (
-        f"{side:10s} batch {batch}  {statistics.median(seconds):.3f} s a step, spread {spread:.3f}  {peak_gib:.2f} GiB"
-    )
+    return {"seconds": seconds, "peak_gib": _peak_gib(), "before_gib": before_gib}
 
 
-def make_step(side: str, batch: int, frames: int) -> Callable[[], float]:
-    """A closure that trains one step and returns the loss."""
+def compare(given: argparse.Namespace) -> str:
+    """Loss and gradients of both sides from the same weights; SystemExit where they differ."""
+    import torch
+
+    torch.set_num_threads(given.threads)
+    losses, grads = [], []
+    for side in SIDES:
+        model = make_model(side, given.layers, audible=True)
+        loss = loss_of(model, *make_batch(given.batch, given.frames, model.config.in_channels, _caption(model)))
+        loss.backward()
+        losses.append(float(loss))
+        grads.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    ours, theirs = grads
+    if ours.keys() != theirs.keys():
+        sys.exit(f"gradients on one side only: {sorted(ours.keys() ^ theirs.keys())[:3]}")
+    scale = max(float(g.norm()) for g in theirs.values())
+    off = {name: float((ours[name] - g).norm()) / max(float(g.norm()), 1e-4 * scale) for name, g in theirs.items()}
+    worst = max(off, key=lambda name: off[name])
+    line = f"loss {losses[0]:.6f} and {losses[1]:.6f}; {len(ours)} gradients, the furthest apart by {off[worst]:.1e} ({worst})"
+    if abs(losses[0] - losses[1]) > TOLERANCE * losses[1] or off[worst] > TOLERANCE:
+        sys.exit(f"not the same step: {line}")
+    return line
+
+
+def make_model(side: str, layers: int, audible: bool = False) -> Any:
+    """The pocket world's transformer with the same first weights on either side."""
     import torch
     from sana_wm_core.model import SanaWMTransformer
-    from sana_wm_core.training.objective import frame_errors, noisy_clip
     from sana_wm_core.training.recipe import load_recipe
 
     config = load_recipe("pocket").model
+    if layers:
+        config = config.model_copy(update={"num_layers": layers, "chunk_plucker_post_attn_blocks": layers})
     torch.manual_seed(0)
     ours = SanaWMTransformer(config)
     ours.init_weights()
-    model: torch.nn.Module = ours
-    if side == "diffusers":
-        from diffusers import SanaWMTransformer3DModel
+    if audible:
+        with torch.no_grad():
+            for p in ours.parameters():
+                p.add_(torch.randn_like(p) * 0.02)
+    if side == "ours":
+        return ours.train()
+    from diffusers import SanaWMTransformer3DModel
 
-        model = SanaWMTransformer3DModel(**config.to_dict())
-        model.load_state_dict(ours.state_dict())
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, foreach=True)
+    theirs = SanaWMTransformer3DModel(**config.to_dict())
+    theirs.load_state_dict(ours.state_dict())
+    return theirs.train()
+
+
+def _caption(model: Any) -> int:
+    return int(model.config.caption_channels)
+
+
+def make_batch(batch: int, frames: int, channels: int, caption: int) -> tuple[Any, dict[str, Any]]:
+    """Noised clips of the pocket world's size whose first frame is given, and what they are conditioned on."""
+    import torch
+    from sana_wm_core.training.objective import noisy_clip
+
     g = torch.Generator().manual_seed(1)
-    shape = (batch, config.in_channels, frames, 3, 5)
+    shape = (batch, channels, frames, 6, 10)
     weight = torch.ones(batch, frames)
     weight[:, 0] = 0
     clip = noisy_clip(torch.randn(shape, generator=g), 0.5 * weight, torch.randn(shape, generator=g), weight)
     camera = torch.zeros(batch, frames, 20)
     camera[..., :16] = torch.eye(4).flatten()
-    camera[..., 16:] = torch.tensor([3.5, 3.5, 2.5, 1.5])
-    conditions = {
-        "encoder_hidden_states": torch.randn(batch, 1, 40, config.caption_channels, generator=g),
-        "mask": torch.ones(batch, 40),
+    camera[..., 3] = torch.linspace(0, 1, frames)
+    camera[..., 16:] = torch.tensor([7.0, 7.0, 5.0, 3.0])
+    return clip, {
+        "encoder_hidden_states": torch.randn(batch, 1, 40, caption, generator=g),
+        "encoder_attention_mask": torch.ones(batch, 40),
         "camera_conditions": camera,
-        "chunk_plucker": torch.randn(batch, 48, frames, 3, 5, generator=g),
+        "chunk_plucker": torch.randn(batch, 48, frames, 6, 10, generator=g),
         "return_dict": False,
     }
 
+
+def loss_of(model: Any, clip: Any, conditions: dict[str, Any]) -> Any:
+    """Masked squared error of the velocity."""
+    from sana_wm_core.training.objective import frame_errors
+
+    return frame_errors(model(clip.latents, clip.timestep, **conditions)[0], clip).mean()
+
+
+def make_step(model: Any, given: argparse.Namespace) -> Callable[[], float]:
+    """A closure that trains one step and returns the loss."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, foreach=True)
+    clip, conditions = make_batch(given.batch, given.frames, model.config.in_channels, _caption(model))
+
     def step() -> float:
-        velocity = model(clip.latents, clip.timestep, **conditions)[0]
-        loss = frame_errors(velocity, clip).mean()
+        with torch.autocast("cpu", torch.bfloat16, enabled=given.compute == "bf16"):
+            loss = loss_of(model, clip, conditions)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+        return float(loss.detach())
 
     return step
+
+
+def _peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from sana_wm_core.training.distill.dmd import critic_loss, dmd_gradient, generat
 from sana_wm_core.training.distill.ode import OdeTrainer, ode_errors, walk, write_walks
 from sana_wm_core.training.distill.rollout import behind_clean, roll_out, step_levels
 from sana_wm_core.training.distill.self_forcing import SelfForcingTrainer
-from sana_wm_core.training.stages import Distill, Stage
+from sana_wm_core.training.stages import Distill, Stage, Start
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -247,7 +247,9 @@ def test_invariant_34_student_and_fake_score_learn_apart_in_turn_and_resume(clip
     assert any(not torch.equal(student[k], p) for k, p in trainer.trained.items())
 
 
-def test_invariant_35_the_step_list_is_kept_and_checked(clips: Path, walks: Path, tmp_path: Path) -> None:
+def test_invariant_35_the_step_list_is_kept_and_checked(
+    clips: Path, walks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = _ode(clips, tmp_path / "run", walks)
     trainer.save()
     run.check_step_list(tmp_path / "run", STEPS)
@@ -258,6 +260,18 @@ def test_invariant_35_the_step_list_is_kept_and_checked(clips: Path, walks: Path
         other.step()
     with pytest.raises(ValueError, match=r"no walks\.jsonl"):
         _ode(clips, tmp_path / "none", tmp_path)
+    # A stage that goes on from a student is of the student's list; a teacher has none.
+    for list_, refused in ((STEPS, False), ((1000, 500, 0), True)):
+        stage = _stage("self_forcing", distill={"job": "self_forcing", "step_list": list_})
+        stage = stage.model_copy(update={"start": Start(path=str(tmp_path / "run"))})
+        monkeypatch.setattr(run, "_pocket", lambda stage: None)
+        out = tmp_path / f"next{refused}"
+        if refused:
+            with pytest.raises(ValueError, match="made for the steps 1000,900,500,0, not 1000,500,0"):
+                run.start_job(run.Job(stage, str(clips)), out, False)
+            assert not out.exists()
+        else:
+            run.start_job(run.Job(stage, str(clips)), out, False)
     kept = json.loads((tmp_path / "run/step-00000000/meta.json").read_text())
     assert kept["distill"]["step_list"] == list(STEPS)
 

@@ -161,42 +161,51 @@ class PocketCodec(nn.Module):
         """Decode the next chunk of a video that grows out of a picture; see `codecs.chunked.chunk_decoder`."""
         past = state.get("latents")
         encoded = int(state["encoded"]) if "encoded" in state else 1
+        latents = latents.to(self.dtype)
         whole = latents if past is None else torch.cat([past, latents], dim=2)
-        video = self.decode(whole, encoded)
-        if past is not None:
-            video = video[:, :, -latents.shape[2] * TEMPORAL_STRIDE :]
+        known = whole.shape[2] - latents.shape[2]
+        video = self.refined(whole, self.linear_decode(latents, begins=past is None), encoded, known).clamp(-1, 1)
         # The trunk looks back one latent frame a block; one is kept in any case: it tells a later chunk from the first.
         kept = whole[:, :, -max(1, self.config.trunk_blocks) :]
         left = max(0, encoded - (whole.shape[2] - kept.shape[2]))
         return video, {"latents": kept.clone(), "encoded": torch.tensor(left)}
 
-    def linear_decode(self, latents: Tensor) -> Tensor:
-        """The pixels nearest to the latents in the span of the components, (b, 3, f, H, W)."""
+    def linear_decode(self, latents: Tensor, begins: bool = True) -> Tensor:
+        """The pixels nearest to the latents in the span of the components, (b, 3, f, H, W).
+
+        `begins` says whether the first latent frame is a video's first, which stands for one raw frame.
+        """
         with torch.autocast(latents.device.type, enabled=False):
             cells = latents.float().to(self.first_basis.dtype).permute(0, 2, 3, 4, 1)
-            first = (cells[:, :1] * self.first_scale) @ self.first_basis.mT + self.first_mean
-            video = [from_blocks(first, 1)]
-            if cells.shape[1] > 1:
-                later = (cells[:, 1:] * self.later_scale) @ self.later_basis.mT + self.later_mean
+            video = []
+            if begins:
+                first = (cells[:, :1] * self.first_scale) @ self.first_basis.mT + self.first_mean
+                video, cells = [from_blocks(first, 1)], cells[:, 1:]
+            if cells.shape[1]:
+                later = (cells * self.later_scale) @ self.later_basis.mT + self.later_mean
                 video.append(from_blocks(later, TEMPORAL_STRIDE))
         return torch.cat(video, dim=2)
 
-    def refined(self, latents: Tensor, linear: Tensor, encoded: int) -> Tensor:
-        """The linear reconstruction plus what the decoder has learned to add; not clamped. Arguments as in decode."""
+    def refined(self, latents: Tensor, linear: Tensor, encoded: int, known: int = 0) -> Tensor:
+        """The linear reconstruction plus what the decoder has learned to add; not clamped. Arguments as in decode.
+
+        The first `known` latent frames are looked back at only; `linear` is of the frames after them.
+        """
         b, _, t, _, _ = latents.shape
         sampled = torch.arange(t, device=latents.device) >= encoded
-        per_frame = torch.cat([sampled[:1], sampled[1:].repeat_interleave(TEMPORAL_STRIDE)])
+        begins = int(known == 0)
+        new = sampled[known:]
+        per_frame = torch.cat([new[:begins], new[begins:].repeat_interleave(TEMPORAL_STRIDE)])
         trunk, coarse, fine = self.origins
         x = trunk(self.from_latent(_last(latents.transpose(1, 2).flatten(0, 1))), sampled)
         for block in self.trunk:
             x = block(x, t)
-        x = x.unflatten(0, (b, t))
-        frames = F.pixel_shuffle(self.split_first(x[:, 0]), 2).unsqueeze(1)
-        if t > 1:
-            later = self.split_later(x[:, 1:].flatten(0, 1)).unflatten(1, (TEMPORAL_STRIDE, -1))
-            later = F.pixel_shuffle(later.flatten(0, 1), 2).unflatten(0, (b, -1))
-            frames = torch.cat([frames, later], dim=1)
-        x = self.coarse(coarse(_last(frames.flatten(0, 1)), per_frame))
+        x = x.unflatten(0, (b, t))[:, known:]
+        parts = [F.pixel_shuffle(self.split_first(x[:, 0]), 2).unsqueeze(1)] if begins else []
+        if x.shape[1] > begins:
+            later = self.split_later(x[:, begins:].flatten(0, 1)).unflatten(1, (TEMPORAL_STRIDE, -1))
+            parts.append(F.pixel_shuffle(later.flatten(0, 1), 2).unflatten(0, (b, -1)))
+        x = self.coarse(coarse(_last(torch.cat(parts, dim=1).flatten(0, 1)), per_frame))
         seen = F.pixel_unshuffle(linear.transpose(1, 2).flatten(0, 1), _PATCH // 2)
         x = _last(F.pixel_shuffle(self.refine(x), 2) + self.see_linear(_last(seen)))
         x = self.fine(fine(x, per_frame))

@@ -15,7 +15,7 @@ from sana_wm_core.model import SanaWMTransformer
 from sana_wm_core.pocket import Pocket, load_pocket, save_pocket
 from sana_wm_core.sampling.denoiser import WienerVelocity
 from sana_wm_core.training.batches import Batches, TextSource
-from sana_wm_core.training.checkpoint import latest, read_meta, read_weights
+from sana_wm_core.training.checkpoint import complete, latest, read_meta, read_weights
 from sana_wm_core.training.clips import open_clips
 from sana_wm_core.training.parallel.mesh import Ranks, spread, start_ranks
 from sana_wm_core.training.samples import SampleWriter
@@ -70,6 +70,8 @@ def start_job(job: Job, out: str | Path, resume: bool) -> tuple[StageTrainer, Ra
     if not resume and (out / STAGE).is_file():
         raise ValueError(f"{out}: already holds a run of {read_job(out).stage.name}; --resume {out}, or another --out")
     clips = open_clips(job.data or stage.data.path)
+    if stage.distill is not None and stage.start.path and complete(stage.start.path):
+        check_step_list(stage.start.path, stage.distill.step_list)
     pocket = _pocket(stage)
     # A resumed run gets everything from its checkpoint, except what adapters leave alone and a score that never moves.
     anew = resume and stage.lora is None and stage.distill is None
