@@ -201,7 +201,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(folder: Path, pairs: Path, tmp_p
     losses = [[json.loads(line)["loss"] for line in part] for part in lines]
     assert losses[0] == losses[1] and len(losses[0]) == 4
     assert {whole.number(place) for place in range(3)} == {0, 1, 2}
-    with pytest.raises(ValueError, match=r"other settings: batch: 2 -> 1"):
+    with pytest.raises(ValueError, match=r"other settings: train.batch: 2 -> 1"):
         _trainer(folder, pairs, tmp_path / "parts", augment=0.2, batch=1).resume()
     with pytest.raises(ValueError, match="nothing to resume"):
         _trainer(folder, pairs, tmp_path / "none").resume()

@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from sana_wm_cli.data_pairs import pairs
+
 app = typer.Typer(no_args_is_help=True, help="Data: render procedural worlds, encode clips to latents.")
+app.command()(pairs)
 
 
 @app.command()

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from sana_wm_cli.train_refiner import merge, refiner
+
 STOPPED_ON_NUMBERS = 3
 
 
@@ -35,6 +37,8 @@ app = typer.Typer(
     help="Train. A stage: PRESET --data DIR --out DIR [--init WEIGHTS] [--set section.field=value] [--device cuda]; "
     "PRESET --plan prints what it costs; --resume DIR goes on. All options: train stage --help.",
 )
+app.command()(refiner)
+app.command()(merge)
 
 Data = Annotated[Path, typer.Option("--data", help="Folder of clips (codec) or of encoded clips (world).")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for checkpoints and metrics.")]
@@ -122,7 +126,7 @@ def codec(
         trainer.resume()
     size = sum(p.numel() for p in trainer.codec.parameters())
     typer.echo(f"codec {size / 1e6:.1f}M parameters, {len(clips)} clips, {plan.codec_train.iterations} iterations")
-    trainer.run(_printer(plan.codec_train.iterations), _stop())
+    trainer.run(_printer(plan.codec_train.iterations), stop_when_asked())
 
 
 @app.command()
@@ -152,7 +156,7 @@ def world(
         trainer.resume()
     size = sum(p.numel() for p in trainer.model.parameters())
     typer.echo(f"world {size / 1e6:.1f}M parameters, {len(trainer.train)} clips, {plan.train.iterations} iterations")
-    trainer.run(_printer(plan.train.iterations), _stop())
+    trainer.run(_printer(plan.train.iterations), stop_when_asked())
 
 
 @app.command()
@@ -188,7 +192,7 @@ def _printer(total: int) -> Any:
     return show
 
 
-def _stop() -> Any:
+def stop_when_asked() -> Any:
     """True after the first Ctrl-C: the iteration in hand is finished and saved; a second Ctrl-C ends at once."""
     asked = threading.Event()
 

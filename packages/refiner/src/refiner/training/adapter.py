@@ -51,8 +51,10 @@ def add_lora(model: nn.Module, settings: RefinerLora) -> list[str]:
     try:
         peft: Any = importlib.import_module("peft")
     except ImportError as error:
-        raise ValueError("training the refiner needs peft; install it with `pip install peft`") from error
-    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and _TARGET.search(n)]
+        raise ValueError(
+            "training the refiner needs peft; install it with `pip install sana-wm-refiner[train]`"
+        ) from error
+    names = list(adapted(model))
     if not names:
         raise ValueError(f"{type(model).__name__} has no layer such as attn1.to_q; is it the LTX-2 refiner?")
     # Not on the meta of the model: peft only replaces the layers it is told to.
@@ -63,6 +65,11 @@ def add_lora(model: nn.Module, settings: RefinerLora) -> list[str]:
         if p.requires_grad:
             p.data = p.data.float()
     return names
+
+
+def adapted(model: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers that get an adapter, by name."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and _TARGET.search(n)}
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -15,7 +15,6 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,57 +25,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from refiner.refine import Refiner
-from refiner.training.adapter import RefinerLora, add_lora, save_adapter, trained
-from refiner.training.objective import SigmaLaw, TruncatedFlow
+from refiner.training.adapter import add_lora, save_adapter, trained
 from refiner.training.pairs import Pair, Pairs
+from refiner.training.settings import RefinerTraining
 
 Report = Callable[[dict[str, float]], None]
 
 
 class RefinerStopped(RuntimeError):
     """The run met numbers it must not go on with; its files are as they were."""
-
-
-@dataclass(frozen=True)
-class RefinerTraining:
-    """How the adapters are trained. Rate, steps and batch of the released refiner are not published.
-
-    Attributes:
-        steps: Optimiser steps.
-        batch: Pairs of a step, one pass each.
-        learning_rate: Of AdamW, constant after `warmup` steps.
-        clip: Largest gradient norm.
-        reference: Latent frames at the start that are seen clean and carry no loss.
-        augment: The first stage's latents are mixed with noise by a share drawn from 0 to this; 0 = never.
-        fps: Frames per second of the videos; positions in time are seconds.
-        recompute: Keep only the input of every block and compute the rest again in the backward pass.
-    """
-
-    lora: RefinerLora = field(default_factory=RefinerLora)
-    path: TruncatedFlow = field(default_factory=TruncatedFlow)
-    law: SigmaLaw = field(default_factory=SigmaLaw)
-    steps: int = 1000
-    batch: int = 1
-    learning_rate: float = 1e-4
-    warmup: int = 20
-    clip: float = 1.0
-    reference: int = 1
-    augment: float = 0.0
-    fps: float = 16.0
-    recompute: bool = True
-    seed: int = 0
-    log_every: int = 10
-    save_every: int = 100
-
-    def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch", 1), ("reference", 1), ("log_every", 1), ("save_every", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"refiner training: {name}={getattr(self, name)} must be at least {least}")
-        if not 0 <= self.augment < 1 or not 0 < self.learning_rate <= 1 or not self.clip > 0:
-            raise ValueError(
-                f"refiner training: augment={self.augment:g} must be in [0, 1), learning_rate="
-                f"{self.learning_rate:g} in (0, 1], clip={self.clip:g} above 0; for example 0, 1e-4, 1"
-            )
 
 
 class RefinerTrainer:
@@ -105,7 +62,7 @@ class RefinerTrainer:
             started = time.perf_counter()
             metrics = self.step()
             metrics["seconds"] = time.perf_counter() - started
-            if self.steps_done % self.settings.log_every == 0:
+            if self.steps_done % self.settings.log_every == 0 or self.steps_done == self.settings.steps:
                 with open(self.out / "metrics.jsonl", "a") as file:
                     file.write(json.dumps({k: round(v, 6) for k, v in metrics.items()}) + "\n")
                 if report is not None:
@@ -121,12 +78,17 @@ class RefinerTrainer:
             RefinerStopped: A loss or gradient that is not finite, before the adapters moved.
         """
         s, total = self.settings, {"loss": 0.0, "x0_error": 0.0, "low_error": 0.0, "start_error": 0.0, "sigma": 0.0}
+        seen: list[str] = []
         for place in range(s.batch):
             pair = self.pairs.load(self.number(self.steps_done * s.batch + place))
+            seen.append(pair.name)
             loss, metrics = self.loss(pair)
             if not torch.isfinite(loss):
                 self.optimizer.zero_grad(set_to_none=True)
-                raise RefinerStopped(f"step {self.steps_done}: the loss is {loss.item()} on pair {pair.name}")
+                raise RefinerStopped(
+                    f"step {self.steps_done}: the loss is {loss.item()} on pair {pair.name}; first tensor that is not "
+                    f"finite: {self._not_finite(pair)}"
+                )
             (loss / s.batch).backward()
             for key, value in metrics.items():
                 total[key] += value / s.batch
@@ -134,7 +96,10 @@ class RefinerTrainer:
         if not norm < float("inf"):
             bad = [k for k, p in self.trained.items() if p.grad is not None and not torch.isfinite(p.grad).all()]
             self.optimizer.zero_grad(set_to_none=True)
-            raise RefinerStopped(f"step {self.steps_done}: the gradient of {bad[:1]} is not finite")
+            names = ", ".join(seen)
+            raise RefinerStopped(
+                f"step {self.steps_done}: the gradient of {bad[0] if bad else 'the adapters'} is not finite, on {names}"
+            )
         self.optimizer.param_groups[0]["lr"] = s.learning_rate * min(1.0, (self.steps_done + 1) / max(s.warmup, 1))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -185,7 +150,7 @@ class RefinerTrainer:
         tensors = {f"lora.{k}": p.detach() for k, p in self.trained.items()}
         for name, p in self.trained.items():
             tensors |= {f"optim.{name}#{k}": torch.as_tensor(v) for k, v in self.optimizer.state.get(p, {}).items()}
-        meta = {"step": str(self.steps_done), "settings": json.dumps(asdict(self.settings))}
+        meta = {"step": str(self.steps_done), "settings": json.dumps(self.settings.table())}
         temporary = self.out / f".state.{os.getpid()}"
         save_file({k: v.contiguous().cpu().clone() for k, v in tensors.items()}, temporary, metadata=meta)
         os.replace(temporary, self.out / "state.safetensors")
@@ -201,9 +166,7 @@ class RefinerTrainer:
             raise ValueError(f"{self.out}: nothing to resume, no state.safetensors in it")
         with safe_open(path, "pt") as file:
             meta = file.metadata()
-            free = {"steps", "log_every", "save_every", "recompute"}
-            before, now = json.loads(meta["settings"]), json.loads(json.dumps(asdict(self.settings)))
-            changed = [f"{k}: {before.get(k)} -> {now[k]}" for k in now if k not in free and before.get(k) != now[k]]
+            changed = self.settings.differences(json.loads(meta["settings"]))
             if changed:
                 raise ValueError(f"{self.out}: the run was started with other settings: {'; '.join(changed)}")
             with torch.no_grad():
@@ -215,12 +178,24 @@ class RefinerTrainer:
                         # AdamW counts its steps on the CPU.
                         self.optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in held.items()}
         self.steps_done = int(meta["step"])
+        _drop_later_lines(self.out / "metrics.jsonl", self.steps_done)
+
+    def _not_finite(self, pair: Pair) -> str:
+        tensors = {"low": pair.low, "high": pair.high, "text": pair.text} | dict(self.model.named_parameters())
+        return next((name for name, x in tensors.items() if not torch.isfinite(x).all()), "the velocity")
 
 
 def recompute_blocks(transformer: Any) -> None:
     """Let every block be computed again in the backward pass; diffusers' class has no switch for it."""
     for block in transformer.transformer_blocks:
         block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def _drop_later_lines(path: Path, step: int) -> None:
+    """Metrics of steps that will be done again, or of which only half a line was written."""
+    if path.is_file():
+        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        path.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= step))
 
 
 def _stream(seed: int, step: int, name: str) -> torch.Generator:

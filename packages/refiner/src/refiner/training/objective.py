@@ -77,6 +77,13 @@ class SigmaLaw:
     least: float = 1e-3
     clamp: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.std > 0 or not 0 <= self.uniform <= 1 or not 0 < self.least < 0.5:
+            raise ValueError(
+                f"refiner training: law.std={self.std:g} must be above 0, law.uniform={self.uniform:g} in [0, 1], "
+                f"law.least={self.least:g} in (0, 0.5); for example 1, 0.1, 0.001"
+            )
+
     def mean(self, tokens: int) -> float:
         """Mean of the normal for a clip of so many tokens, between 0.95 and 2.05 whatever their number."""
         share = (tokens - _TOKENS[0]) / (_TOKENS[1] - _TOKENS[0])

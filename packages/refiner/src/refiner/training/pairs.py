@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 INDEX = "pairs.jsonl"
+
+
+def _tensor(held: Any, key: str) -> Tensor:
+    return held.get_tensor(key)
 
 
 class Pair(NamedTuple):
@@ -46,7 +51,13 @@ def degrade(video: Tensor, factor: float) -> Tensor:
 
 
 def write_pair(
-    folder: str | Path, name: str, low: Tensor, high: Tensor, states: Tensor, mask: Tensor, kind: str = "stage1"
+    folder: str | Path,
+    name: str,
+    low: Tensor,
+    high: Tensor,
+    states: Tensor | None = None,
+    mask: Tensor | None = None,
+    kind: str = "stage1",
 ) -> None:
     """Add a pair to a folder; one of the same name is replaced.
 
@@ -55,7 +66,7 @@ def write_pair(
         name: Unique name.
         low: Latents (1, c, t, y, x) that refining starts from.
         high: Latents of the same shape that it should end in.
-        states: Prompt states (1, l, c), see RefinerText.encode.
+        states: Prompt states (1, l, c), see RefinerText.encode; None = write_text has been called.
         mask: (1, l), 1 where a token counts.
         kind: Where low comes from: stage1, or a degradation such as down2.
 
@@ -68,15 +79,28 @@ def write_pair(
             "with t at least 2"
         )
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if states is not None and mask is not None:
+        write_text(folder, name, states, mask)
+    if not text_file(folder, name).is_file():
+        raise ValueError(f"pair {name}: no prompt; give states and mask, or call write_text first")
     _save(folder / f"{name}.safetensors", {"low": low[0].half(), "high": high[0].half()})
-    _save(folder / f"{name}_text.safetensors", {"states": states[0].half(), "mask": mask[0].to(torch.uint8)})
     rows = _rows(folder) if (folder / INDEX).is_file() else []
     entry = {"id": name, "file": f"{name}.safetensors", "text": f"{name}_text.safetensors", "kind": kind}
     rows = [row for row in rows if row["id"] != name] + [entry]
     temporary = folder / f".{INDEX}.{os.getpid()}"
     temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
     os.replace(temporary, folder / INDEX)
+
+
+def write_text(folder: str | Path, name: str, states: Tensor, mask: Tensor) -> None:
+    """Write the prompt of a pair to come, states (1, l, c) and mask (1, l), so that its encoder need not be kept."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    _save(text_file(folder, name), {"states": states[0].half(), "mask": mask[0].to(torch.uint8)})
+
+
+def text_file(folder: str | Path, name: str) -> Path:
+    """Where the prompt of a pair is."""
+    return Path(folder) / f"{name}_text.safetensors"
 
 
 class Pairs:
@@ -97,6 +121,17 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def shape(self, number: int) -> tuple[int, ...]:
+        """Latent shape (c, t, y, x) of a pair, from its file's head alone.
+
+        Raises:
+            ValueError: A missing or damaged file.
+        """
+        row = self.rows[number]
+        return tuple(
+            self._read(row["id"], row["file"], "low", opened=lambda held, key: held.get_slice(key).get_shape())[0]
+        )
+
     def load(self, number: int) -> Pair:
         """Open a pair.
 
@@ -113,13 +148,13 @@ class Pairs:
                 raise ValueError(f"pair {row['id']}: {what} holds numbers that are not finite")
         return Pair(row["id"], low.float()[None], high.float()[None], states.float()[None], mask.float()[None])
 
-    def _read(self, name: str, file: str, *keys: str) -> list[Tensor]:
+    def _read(self, name: str, file: str, *keys: str, opened: Callable[[Any, str], Any] = _tensor) -> list[Any]:
         path = self.folder / file
         if not path.is_file():
             raise ValueError(f"pair {name}: no file {path}")
         try:
             with safe_open(path, "pt") as held:
-                return [held.get_tensor(key) for key in keys]
+                return [opened(held, key) for key in keys]
         except SafetensorError as error:
             raise ValueError(f"pair {name}: {path} cannot be read ({' '.join(str(error).split())})") from error
 
@@ -138,6 +173,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, temporary)
     os.replace(temporary, path)
