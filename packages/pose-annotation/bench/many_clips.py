@@ -1,9 +1,12 @@
-"""Throughput of the pool, and that nothing is lost: many small clips, a tenth of them broken on purpose.
+"""Throughput of the pool, and that nothing is lost: many small clips, a tenth of them odd or broken on purpose.
 
     python packages/pose-annotation/bench/many_clips.py --clips 200 --workers 2 --out out/many
     python packages/pose-annotation/bench/many_clips.py --clips 200 --workers 2 --out out/many-ray --executor ray
+    python packages/pose-annotation/bench/many_clips.py --clips 16 --every 2 --out out/few     # all eight kinds
 
-Prints one JSON line for the first run and one for the same run again, which has nothing left to do.
+Prints one JSON line for the first run, one for each odd or broken clip with its row, and one for the same run again,
+which has nothing left to do. Truncated, empty, one frame and sound only are broken; uneven times, turned, ten bit and
+grey are read as they are meant and noted.
 """
 
 from __future__ import annotations
@@ -21,16 +24,16 @@ from pose_annotation.settings import Settings
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import tiny_videos as tiny
 
-BROKEN = ("truncated", "empty", "one", "sound", "noise")
-ODD = ("uneven", "turned", "ten_bit", "grey", "odd_size")
+KINDS = ("truncated", "uneven", "empty", "turned", "one", "ten_bit", "sound", "grey")
+BROKEN = ("truncated", "empty", "one", "sound")
 
 
-def make(folder: Path, clips: int, frames: int) -> Path:
-    """Write the clips, every twentieth broken and every twentieth odd but sound, and their manifest."""
+def make(folder: Path, clips: int, frames: int, every: int) -> Path:
+    """Write the clips, every tenth (or so) of the next odd or broken kind, and their manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(clips):
-        kind = BROKEN[number // 20 % 5] if number % 20 == 7 else ODD[number // 20 % 5] if number % 20 == 13 else "plain"
+        kind = KINDS[number // every % len(KINDS)] if number % every == every - 1 else "plain"
         path = folder / f"{number:04d}_{kind}.mp4"
         if not path.exists():
             write(path, kind, tiny.sliding(frames, step=1 + number % 4, seed=number))
@@ -45,17 +48,14 @@ def write(path: Path, kind: str, frames: np.ndarray) -> None:
         tiny.audio_only(path)
     elif kind == "empty":
         path.touch()
-    elif kind == "noise":
-        path.write_bytes(np.random.default_rng(0).bytes(20_000))
     elif kind == "turned":
         tiny.rotated(path, frames)
     elif kind == "uneven":
         rng = np.random.default_rng(0)
         tiny.write(path, frames, times=np.cumsum(rng.integers(40, 90, len(frames))).tolist())
     else:
-        formats = {"ten_bit": "yuv420p10le", "grey": "gray", "odd_size": "yuv444p"}
-        used = frames[:1] if kind == "one" else frames[:, :95, :159] if kind == "odd_size" else frames
-        tiny.write(path, used, pix_fmt=formats.get(kind, "yuv420p"))
+        formats = {"ten_bit": "yuv420p10le", "grey": "gray"}
+        tiny.write(path, frames[:1] if kind == "one" else frames, pix_fmt=formats.get(kind, "yuv420p"))
         if kind == "truncated":
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -65,12 +65,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--frames", type=int, default=18)
+    parser.add_argument("--every", type=int, default=10, help="One clip of so many is odd or broken.")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--executor", default="local")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    manifest = make(options.out / "videos", options.clips, options.frames)
-    for _ in range(2):
+    manifest = make(options.out / "videos", options.clips, options.frames, options.every)
+    for again in (False, True):
         start = time.perf_counter()
         summary = run_manifest(
             manifest, options.out / "clips", Settings(), workers=options.workers, executor=options.executor
@@ -83,6 +84,20 @@ def main() -> None:
             "seconds": round(spent, 1), "videos_per_s": round(summary.worked / spent, 3), "digest": summary.digest[:16],
         }  # fmt: skip
         print(json.dumps(line), flush=True)
+        if not again:
+            show_odd(options.out / "clips" / "rows.jsonl")
+
+
+def show_odd(rows: Path) -> None:
+    """Print the rows of odd and broken clips, and stop when one did not end as its kind should."""
+    for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines()):
+        kind = Path(row["video"]).stem.split("_", 1)[1]
+        if kind == "plain":
+            continue
+        said = row["reason"] or ", ".join(row.get("notes", []))
+        print(json.dumps({"video": row["video"], "status": row["status"], "said": said}), flush=True)
+        if (row["status"] == "broken") != (kind in BROKEN) or not said:
+            raise SystemExit(f"{row['video']} ended as {row['status']}: {said!r}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A manifest of good and broken videos: rows for all, resuming, kill -9, the same digest in the end."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -77,6 +78,7 @@ def test_running_again_is_no_work_and_a_mended_file_is(finished, videos):
 
 
 def test_killed_anywhere_and_gone_on_with_gives_the_same_digest(finished, videos, tmp_path):
+    """Killed when the first stage, clip, record and row appear, one after the other in the same folder."""
     _, summary = finished
     out = tmp_path / "out"
     code = (
@@ -85,17 +87,20 @@ def test_killed_anywhere_and_gone_on_with_gives_the_same_digest(finished, videos
     )
     script = tmp_path / "go.py"
     script.write_text(code)
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(videos / "all.jsonl"), str(out)], start_new_session=True
-    )
-    limit = time.monotonic() + 240
-    while not list(out.glob("clips/*.mp4")) and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL and not (out / "rows.jsonl").exists()
+    for pattern in ("stages/*/*", "clips/*.mp4", "records/*.json", "rows/*.json"):
+        before = len(list(out.glob(pattern)))
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(videos / "all.jsonl"), str(out)], start_new_session=True
+        )
+        limit = time.monotonic() + 240
+        while len(list(out.glob(pattern))) == before and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.returncode == -signal.SIGKILL and not (out / "rows.jsonl").exists(), pattern
     after = run_manifest(videos / "all.jsonl", out, workers=2)
     assert after.worked > 0 and after.digest == summary.digest
+    assert run_manifest(videos / "all.jsonl", out, workers=2).worked == 0
 
 
 def test_crashes_hangs_and_bugs_are_rows_and_are_tried_again_three_times(videos, tmp_path):
@@ -145,6 +150,39 @@ def test_ray_runs_the_same_stages_and_gives_the_same_digest(finished, videos, tm
     monkeypatch.setitem(sys.modules, "ray.data", fake.data)
     found = run_manifest(videos / "all.jsonl", tmp_path / "out", executor="ray", workers=2)
     assert found.digest == summary.digest and fake.calls[0]["num_cpus"] == 2
+
+
+def test_odd_but_sound_videos_say_in_their_row_what_was_odd(tmp_path):
+    frames, rows = tiny.sliding(18), []
+    tiny.write(tmp_path / "ten.mp4", frames, pix_fmt="yuv420p10le")
+    tiny.write(tmp_path / "grey.mp4", frames, pix_fmt="gray")
+    tiny.rotated(tmp_path / "turned.mp4", frames)
+    tiny.write(tmp_path / "uneven.mp4", frames, times=np.cumsum([40, 90] * 9).tolist())
+    tiny.write(tmp_path / "plain.mp4", frames)
+    notes = {
+        "ten": ["yuv420p10le"], "grey": ["gray"], "turned": ["turned by 270 degrees"],
+        "uneven": ["uneven frame times"], "plain": [],
+    }  # fmt: skip
+    rows = [{"video": f"{name}.mp4"} for name in notes]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_manifest(tmp_path / "m.jsonl", tmp_path / "out", Settings(level="shared_f"), workers=2)
+    found = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert {Path(row["video"]).stem: row["notes"] for row in found} == notes
+    assert all(row["status"] == "ok" and row["clips"] for row in found)
+
+
+def test_the_real_ray_gives_the_same_digest_too(finished, videos, tmp_path):
+    """In a process of its own, so that Ray's threads and warnings stay there."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is an extra")
+    _, summary = finished
+    code = (
+        "from pose_annotation.runner import run_manifest; import sys\n"
+        "print(run_manifest(sys.argv[1], sys.argv[2], executor='ray', workers=2).digest)"
+    )
+    command = [sys.executable, "-c", code, str(videos / "all.jsonl"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0 and summary.digest in done.stdout, done.stderr[-2000:]
 
 
 def test_bad_manifests_and_folders_are_one_line_and_nothing_is_written(videos, finished, tmp_path):

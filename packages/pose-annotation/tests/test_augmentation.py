@@ -1,6 +1,8 @@
 """Candidate paths around a capture: near it, smooth, and tested against the points they would show."""
 
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,9 @@ from camera_control.geometry import require_rotations
 from camera_control.trajectory import Trajectory
 from pose_annotation.augmentation import FAMILIES, candidate_paths, coverage, covered_paths
 from pose_annotation.rotations import exp_rotation
+
+sys.path.insert(0, str(Path(__file__).parent))
+from textured_room import render
 
 LENS = np.array([60.0, 60.0, 64.0, 36.0])
 
@@ -62,6 +67,22 @@ def test_only_covered_paths_are_kept_and_begin_at_the_identity():
     kept = covered_paths(capture(), wall(), 65)
     assert len(kept) >= 20 and all(np.array_equal(c.path.c2w[0], np.eye(4)) for c in kept)
     assert len(covered_paths(capture(), wall(0.2), 65)) < len(kept)
+
+
+def test_paths_around_a_rendered_room_show_what_its_pictures_showed():
+    """A procedural scene as a point cloud: the depth of ten pictures of a walk, lifted into the world."""
+    clip = render("fly", 10, (60, 100), samples=1)
+    rows, columns = np.mgrid[:60, :100] + 0.5
+    points = []
+    for pose, (fx, fy, cx, cy), z in zip(clip.c2w, clip.intrinsics, clip.depth, strict=True):
+        here = np.stack([(columns - cx) / fx * z, (rows - cy) / fy * z, z], -1).reshape(-1, 3)
+        points.append(here @ pose[:3, :3].T + pose[:3, 3])
+    cloud, shot = np.concatenate(points), Trajectory(clip.c2w, clip.intrinsics, 16.0, (60, 100))
+    assert coverage(cloud, shot, every=1).passed
+    kept = covered_paths(shot, cloud, 65)
+    assert len(kept) >= 20 and {c.family for c in kept} >= {"spline", "dolly"}
+    away = Trajectory(clip.c2w @ np.diag([-1.0, 1, -1, 1]), clip.intrinsics, 16.0, (60, 100))
+    assert not coverage(cloud[cloud[:, 2] > 6], away, every=1).passed
 
 
 def test_captures_that_will_not_do_are_one_line():

@@ -39,6 +39,10 @@ def test_two_depths_become_one_with_the_scales_recorded():
     assert found.metric and np.allclose(found.scale_raw, [2, 9, 2, 2]) and np.allclose(found.scale, 2.0)
     assert np.allclose(found.z[0], relative.infer(np.zeros(1), 0, None).z[0] * 2)
     assert identity(fused)["name"] == "shape+metres:l1+robust_global" and identity(fused)["weights_id"] == "w+w"
+    papers = FusedDepth(relative, metric, "ls", "ema").infer(np.zeros((4, 40, 60, 3), np.uint8), 1, None)
+    assert np.allclose(papers.scale, [2, 2.07, 2.0693, 2.068607])
+    with pytest.raises(ValueError, match="temporal is 'kalman'; allowed: ema"):
+        FusedDepth(relative, metric, "ls", "kalman")
     with pytest.raises(ValueError, match="depth shape with poses by metres; allowed"):
         Tools(depth=relative, pose=metric)
 

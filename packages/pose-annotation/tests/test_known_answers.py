@@ -11,10 +11,11 @@ from pose_annotation.fuse import combine_scales, frame_scale, fuse_depth, scale_
 from pose_annotation.policy import load_policy
 from pose_annotation.rotations import exp_rotation
 from pose_annotation.scale import (
+    frame_scales,
     sample_depth,
     scale_by_distance,
     scale_by_height,
-    scale_of_depths,
+    scale_of_frames,
     scale_of_given_path,
 )
 from pose_annotation.scores import (
@@ -66,7 +67,7 @@ def test_the_best_four_fifths_give_the_scale_despite_gross_outliers():
     poses[0, :, :3, 3], poses[1, :, :3, 3] = x, 2.5 * x
     assert scale_of_given_path(poses[0], poses[1]) == pytest.approx(2.5)
     still = np.tile(np.eye(4), (5, 1, 1))
-    assert scale_of_given_path(still, still, depth_ratio=1.7) == 1.7
+    assert scale_of_given_path(still, still, 5.0, 1.7) == 1.0
 
 
 def test_sampled_frames_are_rounded_not_cut():
@@ -159,13 +160,13 @@ def test_metres_from_a_height_a_distance_and_depths():
     given = np.random.default_rng(0).uniform(1, 5, (6, 8, 8))
     metric_depth = 3.0 * given
     metric_depth[2] *= 4
-    assert scale_of_depths(given, metric_depth) == pytest.approx(3.0)
+    assert scale_of_frames(frame_scales(given, metric_depth)) == pytest.approx(3.0)
     for call, message in (
         (lambda: scale_by_height(camera, -1), "camera height is -1"),
         (lambda: scale_by_distance(camera, 0, 20, 1), "frames are 0 and 20; allowed: two of 0..19"),
         (lambda: scale_by_distance(camera, 0, 1, 0), "distance is 0"),
         (lambda: camera.scaled(0), "scale is 0"),
-        (lambda: scale_of_depths(given, np.full_like(given, np.nan)), "overlap nowhere"),
+        (lambda: scale_of_frames(frame_scales(given, np.full_like(given, np.nan))), "overlap nowhere"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -246,7 +247,7 @@ def test_every_threshold_of_the_papers_table(source):
         assert not policy.judge(missing, [], source, metric=True).kept
         lenient = load_policy().judge(missing, [], source, metric=True)
         assert lenient.kept and lenient.unknown == (name,)
-    for flag in ("static_camera", "focal_unobservable", "dynamic_dominant"):
+    for flag in ("static_camera", "focal_unobservable", "dynamic_dominant", "poor_fit", "ambiguous"):
         assert policy.judge(good, [flag], source).reasons == (f"flag {flag}",)
 
 

@@ -66,9 +66,17 @@ def boxes(seed: int = 0) -> tuple[Array, Array]:
     return middle - size / 2, middle + size / 2
 
 
-def render(kind: str, frames: int, size: tuple[int, int] = (192, 320), samples: int = 2, seed: int = 0) -> RenderedClip:
-    """Draw one of `PATHS`; `samples` squared rays a pixel."""
-    c2w, k = camera_path(kind, frames, size)
+def render(
+    kind: str,
+    frames: int,
+    size: tuple[int, int] = (192, 320),
+    samples: int = 2,
+    seed: int = 0,
+    count: int | None = None,
+) -> RenderedClip:
+    """Draw one of `PATHS`, or its first `count` frames; `samples` squared rays a pixel."""
+    c2w, k = (part[:count] for part in camera_path(kind, frames, size))
+    frames = len(c2w)
     rng = np.random.default_rng(seed)
     table = rng.uniform(0, 1, (8, 64, 64)).astype(np.float32)
     tints = rng.uniform(0.35, 1.0, (32, 3)).astype(np.float32)

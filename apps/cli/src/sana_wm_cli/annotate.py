@@ -14,6 +14,7 @@ from sana_wm_cli.annotate_options import (
     Captions,
     Depth,
     Fps,
+    Fusion,
     Known,
     Lens,
     Level,
@@ -22,6 +23,7 @@ from sana_wm_cli.annotate_options import (
     Model,
     Policy,
     Pose,
+    Scores,
     Size,
     SolveWidth,
     Source,
@@ -69,6 +71,7 @@ def clip(
     intrinsics: Lens = None,
     depth: Depth = None,
     depth_model: Model = None,
+    fusion: Fusion = "l1,robust_global",
     pose: Pose = "own",
     poses: Annotated[Path | None, typer.Option("--poses", help="Known camera path of the whole video; kept.")] = None,
     scale_factor: Annotated[float | None, typer.Option("--scale-factor", help="Metres per unit of the path.")] = None,
@@ -84,6 +87,7 @@ def clip(
     window: WindowSize = None,
     level: Level = None,
     captions: Captions = None,
+    scores: Scores = None,
     policy: Policy = None,
     strict: Strict = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line instead of text.")] = False,
@@ -106,7 +110,7 @@ def clip(
     known = numbers(known_distance, 3, "--known-distance", "0,2.5,1.8")
     request = Request(video, source, split, licence, lens, depth, poses, scale_factor, known, camera_height)  # type: ignore[arg-type]
     row = annotate_video(
-        request, out, settings, make_tools(depth, captions, depth_model, pose),
+        request, out, settings, make_tools(depth, captions, depth_model, pose, scores, fusion),
         report=lambda line: None if as_json else typer.echo(line),
     )  # fmt: skip
     if not row["clips"] and not as_json:
@@ -134,8 +138,10 @@ def run(
     window: WindowSize = None,
     level: Level = None,
     depth_model: Model = None,
+    fusion: Fusion = "l1,robust_global",
     pose: Pose = "own",
     captions: Captions = None,
+    scores: Scores = None,
     policy: Policy = None,
     strict: Strict = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line at the end.")] = False,
@@ -156,8 +162,8 @@ def run(
 
     summary = run_manifest(
         manifest, out, make_settings(fps, width, size, solve_width, window, level or "per_frame_f"),
-        partial(tools_for, captions, depth_model, pose), workers=workers, timeout_s=timeout_s, retry=retry,
-        policy=load_policy(policy, "strict" if strict else "lenient"), executor=executor, report=show,
+        partial(tools_for, captions, depth_model, pose, scores, fusion), workers=workers, timeout_s=timeout_s,
+        retry=retry, policy=load_policy(policy, "strict" if strict else "lenient"), executor=executor, report=show,
     )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(asdict(summary)))

@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from pose_annotation.backends import DepthBackend, PoseBackend
+    from pose_annotation.backends import DepthBackend, PoseBackend, ScoreBackend
     from pose_annotation.captions import Captioner
     from pose_annotation.pipeline import Tools
     from pose_annotation.settings import Request, Settings
 
 Lens = Annotated[str | None, typer.Option("--intrinsics", help="fx,fy,cx,cy in pixels of the source picture.")]
 Depth = Annotated[
-    Path | None, typer.Option("--depth", help="Metric depth of every frame: .npz with 'depth', or a folder of .npy.")
+    Path | None,
+    typer.Option(
+        "--depth", help="Depth of every frame: .npz with 'depth' or .npy files; metres, or any unit with a model."
+    ),
 ]
 Model = Annotated[
     str | None,
     typer.Option("--depth-model", help="NAME:PATH (pi3x, moge, transformers), or two with a plus: shape + metres."),
+]
+Fusion = Annotated[
+    str, typer.Option("--fusion", help="How two depth models become one: ESTIMATOR,TEMPORAL; the paper's is ls,ema.")
 ]
 Pose = Annotated[str, typer.Option("--pose", help="Who finds the poses: own, pycolmap, vipe.")]
 Known = Annotated[
@@ -40,7 +46,12 @@ Level = Annotated[
     str | None, typer.Option("--lens", help="Free lens: fixed, shared_f, per_frame_f (default), per_frame_f_pp, full.")
 ]
 Captions = Annotated[
-    str | None, typer.Option("--captions", help="URL,MODEL of an OpenAI-compatible server; left out, empty captions.")
+    str | None,
+    typer.Option("--captions", help="URL,MODEL of an OpenAI-compatible server, or a model's folder; left out, empty."),
+]
+Scores = Annotated[
+    str | None,
+    typer.Option("--scores", help="Passes that need weights: dover:FILE.onnx, unimatch:FILE, vlm, joined by a plus."),
 ]
 Policy = Annotated[Path | None, typer.Option("--policy", help="TOML file of thresholds; default: the paper's table.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Reject clips that lack a score the policy has a range for.")]
@@ -61,25 +72,33 @@ def make_settings(
     return Settings(fps, width, _size(size), solve_width, rule, level)
 
 
-def make_tools(depth: Path | None, captions: str | None, model: str | None = None, pose: str = "own") -> Tools:
+def make_tools(
+    depth: Path | None, captions: str | None, model: str | None = None, pose: str = "own", scores: str | None = None,
+    fusion: str = "l1,robust_global",
+) -> Tools:  # fmt: skip
     """The backends that the options name. Raises ValueError, in one line, for unknown or missing ones."""
     from pose_annotation.backends.given import GivenDepth
     from pose_annotation.captions import NoCaptioner
     from pose_annotation.pipeline import Tools
 
-    if depth is not None and model is not None:
-        raise ValueError("--depth and --depth-model are both given; allowed: one; example: --depth z.npz")
-    captioner = NoCaptioner() if captions is None else _server(captions)
-    found = _depth_model(model) if model is not None else None if depth is None else GivenDepth(depth)
-    return Tools(captioner=captioner, depth=found, pose=_pose(pose))
+    captioner = NoCaptioner() if captions is None else _captioner(captions)
+    found = _depth_model(model, fusion) if model is not None else None if depth is None else GivenDepth(depth)
+    if depth is not None and found is not None and model is not None:
+        # Given depth in a unit of its own; the model knows the metres.
+        from pose_annotation.backends.scaled import ScaledDepth
+
+        found = ScaledDepth(GivenDepth(depth, metric=False), found)
+    return Tools(captioner=captioner, depth=found, pose=_pose(pose), scorers=_scorers(scores, captioner))
 
 
-def tools_for(captions: str | None, model: str | None, pose: str, request: Request) -> Tools:
+def tools_for(
+    captions: str | None, model: str | None, pose: str, scores: str | None, fusion: str, request: Request
+) -> Tools:
     """The backends for one row of a manifest, made inside the worker."""
-    return make_tools(request.depth, captions, None if request.depth else model, pose)
+    return make_tools(request.depth, captions, model, pose, scores, fusion)
 
 
-def _depth_model(text: str) -> DepthBackend:
+def _depth_model(text: str, fusion: str) -> DepthBackend:
     """NAME:PATH, or two with a plus between: a consistent depth and the metric one it is scaled to."""
     parts = text.split("+")
     if len(parts) > 2:
@@ -89,7 +108,8 @@ def _depth_model(text: str) -> DepthBackend:
         return models[0]
     from pose_annotation.backends.fused import FusedDepth
 
-    return FusedDepth(models[0], models[1])
+    estimator, _, temporal = fusion.partition(",")
+    return FusedDepth(models[0], models[1], estimator, temporal)
 
 
 def _one_model(part: str, text: str) -> DepthBackend:
@@ -126,15 +146,47 @@ def _pose(name: str) -> PoseBackend | None:
     raise ValueError(f"--pose is {name!r}; allowed: own, pycolmap, vipe; example: --pose own")
 
 
-def _server(text: str) -> Captioner:
-    from pose_annotation.backends.caption_server import CaptionServer
+def _captioner(text: str) -> Captioner:
+    """A model's folder on this machine, or URL,MODEL of a server."""
+    if Path(text).is_dir():
+        from pose_annotation.backends.local_vlm import LocalVlm
 
+        return LocalVlm(text)
     url, _, model = text.rpartition(",")
     if not url or not model:
         raise ValueError(
-            f"--captions is {text!r}; allowed: URL,MODEL; example: --captions http://127.0.0.1:8000/v1,qwen3-vl"
+            f"--captions is {text!r}; allowed: URL,MODEL or a model's folder; example: http://127.0.0.1:8000/v1,qwen3-vl"
         )
+    from pose_annotation.backends.caption_server import CaptionServer
+
     return CaptionServer(url, model)
+
+
+def _scorers(text: str | None, captioner: Captioner) -> tuple[ScoreBackend, ...]:
+    """The passes that --scores names; `vlm` asks the model that writes the captions."""
+    from pose_annotation.captions import NoCaptioner
+
+    found: list[ScoreBackend] = []
+    for part in text.split("+") if text is not None else []:
+        name, _, path = part.partition(":")
+        if name == "dover" and path:
+            from pose_annotation.backends.dover import Dover
+
+            found.append(Dover(path))
+        elif name == "unimatch" and path:
+            from pose_annotation.backends.unimatch import UniMatch
+
+            found.append(UniMatch(path))
+        elif part == "vlm" and not isinstance(captioner, NoCaptioner):
+            from pose_annotation.backends.vlm_scores import VlmScores
+
+            found.append(VlmScores(captioner))
+        else:
+            raise ValueError(
+                f"--scores is {text!r}; allowed: dover:FILE.onnx, unimatch:FILE, vlm (with --captions), joined by a "
+                "plus; example: dover:d.onnx+vlm"
+            )
+    return tuple(found)
 
 
 def numbers(text: str | None, count: int, option: str, example: str) -> tuple[float, ...] | None:

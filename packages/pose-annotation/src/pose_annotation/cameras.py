@@ -12,7 +12,14 @@ from camera_control.trajectory import Trajectory
 from numpy.typing import NDArray
 
 from pose_annotation.backends import Depth, PoseBackend, identity
-from pose_annotation.scale import sample_depth, scale_by_distance, scale_by_height, scale_of_given_path
+from pose_annotation.scale import (
+    ratio_of_depths,
+    require_maps,
+    sample_depth,
+    scale_by_distance,
+    scale_by_height,
+    scale_of_given_path,
+)
 from pose_annotation.settings import Request, Settings
 from pose_annotation.solve import SolveConfig, solve_camera
 from pose_annotation.store import (
@@ -82,14 +89,13 @@ def find_camera(
     if tools.pose is not None and tools.depth is None and path is None:
         camera = _elsewhere(frames, video.fps, start, here, tools.pose, store)
         return (camera, {"method": tools.pose.name}) if camera.metric else _hinted(camera, scale, request, window)
+    depth = None if tools.depth is None else _depth(frames, window, here, request, tools, store, start)
     arrays = store.arrays(
         "tracks", [*here, identity(tools.tracker)], lambda: tracks_to_arrays(tools.tracker.track(frames))
     )
     tracks = tracks_from_arrays(arrays)
-    depth: Depth | None = None
     z: Array | None = None
-    if tools.depth is not None:
-        depth = _depth(frames, window, here, request, tools, store, start)
+    if depth is not None:
         z = sample_depth(np.asarray(depth.z, np.float64), tracks)
         scale = {"method": "depth" if depth.metric else "relative depth"}
         if depth.scale_raw is not None and depth.scale is not None:
@@ -107,8 +113,9 @@ def find_camera(
     if depth is not None:
         camera = replace(camera, metric=depth.metric)
     if path is not None:
-        ratio_z = None if z is None else float(np.nanmedian(z))
-        factor = scale_of_given_path(given.c2w, camera.c2w, ratio_z)
+        assert z is not None
+        depths = float(np.nanmedian(z)), ratio_of_depths(given, tracks, z)
+        factor = scale_of_given_path(given.c2w, camera.c2w, *depths)
         return given.scaled(factor, metric=camera.metric), scale | {"method": "given path", "factor": factor}
     if camera.metric:
         return camera, scale
@@ -137,6 +144,7 @@ def _depth(
     def infer() -> dict[str, NDArray[Any]]:
         lens = None if start is None else start.reshape(-1, 4)[0]
         found = backend.infer(frames, window.first, lens)
+        require_maps(found.z.shape, len(frames), (int(frames.shape[1]), int(frames.shape[2])))
         nan = np.full(len(frames), np.nan)
         return {
             "z": found.z.astype(np.float32), "metric": np.array(found.metric),

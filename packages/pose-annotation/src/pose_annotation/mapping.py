@@ -211,9 +211,14 @@ def _uncentred(state: State, shift: Array) -> State:
     return State(state.rotation, translation, state.lens, state.points + shift)
 
 
-def best_pair(view: View, frames: Ints, intrinsics: Array, reach: int = 8) -> tuple[int, int, Pair] | None:
-    """The two keyframes (places in `frames`) whose relative pose is best determined; None when none is."""
-    best: tuple[int, int, Pair] | None = None
+def best_pair(
+    view: View, frames: Ints, intrinsics: Array, reach: int = 8, rank: int = 0
+) -> tuple[int, int, Pair] | None:
+    """The two keyframes (places in `frames`) whose relative pose is best determined; None when none is.
+
+    With `rank` the second or third choice, each with another first keyframe.
+    """
+    best = dict[int, tuple[int, int, Pair]]()
     for i in range(0, len(frames), max(1, len(frames) // 8)):
         for j in range(i + 1, min(i + 1 + reach, len(frames))):
             if (j - i) not in (1, 2, 4, 7):
@@ -222,22 +227,24 @@ def best_pair(view: View, frames: Ints, intrinsics: Array, reach: int = 8) -> tu
             if len(common) < 40:
                 continue
             pair = relative_pose(a, b, intrinsics)
-            if pair is not None and (best is None or pair.score > best[2].score):
-                best = (i, j, pair)
-    return best
+            if pair is not None and (i not in best or pair.score > best[i][2].score):
+                best[i] = (i, j, pair)
+    ranked = sorted(best.values(), key=lambda found: -found[2].score)
+    return ranked[rank] if rank < len(ranked) else None
 
 
-def build(view: View, frames: Ints, intrinsics: Array, prior: LensPrior, level: str) -> Map | None:
+def build(view: View, frames: Ints, intrinsics: Array, prior: LensPrior, level: str, rank: int = 0) -> Map | None:
     """Cameras of all keyframes from nothing but tracks (and depths, when the view has them); None when it fails.
 
-    `level` is "fixed" for a known lens, else one focal length is shared while the map grows.
+    `level` is "fixed" for a known lens, else one focal length is shared while the map grows. `rank` picks the pair of
+    views to start from, without depths.
     """
     growing = Map.empty(view, frames, intrinsics)
     if view.depth is not None:
         growing.known[0] = True
         start = 0
     else:
-        found = best_pair(view, frames, growing.intrinsics[0])
+        found = best_pair(view, frames, growing.intrinsics[0], rank=rank)
         if found is None:
             return None
         i, j, pair = found

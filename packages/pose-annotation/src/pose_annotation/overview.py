@@ -91,11 +91,13 @@ def _plan(axes: Axes, camera: CameraTrack) -> None:
     axes.plot(centres[:, 0], centres[:, 2], color=_BLUE, lw=1.5)
     key = camera.is_keyframe
     axes.plot(centres[key, 0], centres[key, 2], ".", ms=5, color=_RED, label="keyframes")
+    axes.plot(centres[0, 0], centres[0, 2], "o", ms=8, mfc="none", color=_BLUE, label="start")
     for i in np.unique(np.round(np.linspace(0, len(camera) - 1, 9)).astype(int)):
         corners = _wedge(camera.c2w[i], camera.intrinsics[i], camera.size[1], 0.14 * step)
         axes.plot(corners[:, 0], corners[:, 2], color=_BLUE, lw=0.8, alpha=0.7)
     axes.set_aspect("equal", adjustable="datalim")
-    axes.set(title="from above: right is +x, up is +z (ahead)", xlabel="x", ylabel="z")
+    unit = "m" if camera.metric else "scene units"
+    axes.set(title="from above: right is +x, up is +z (ahead)", xlabel=f"x, {unit}", ylabel=f"z, {unit}")
     axes.legend(loc="best", fontsize=8)
 
 

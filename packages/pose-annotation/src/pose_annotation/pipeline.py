@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from camera_control.geometry import crop_intrinsics, crop_plan
 from numpy.typing import NDArray
 
-from pose_annotation.backends import DepthBackend, PoseBackend, TrackBackend, identity
+from pose_annotation.backends import DepthBackend, PoseBackend, ScoreBackend, TrackBackend, identity
 from pose_annotation.cameras import GivenPath, find_camera
 from pose_annotation.captions import Captioner, NoCaptioner, write_caption
 from pose_annotation.opencv import cv2
@@ -35,13 +36,15 @@ SCHEMA = 2
 class Tools:
     """What does the work; the defaults need no weights. Without `pose`, tracks are adjusted by our own solver.
 
-    A `pose` backend works from pictures alone and cannot be joined with `depth`.
+    A `pose` backend works from pictures alone and cannot be joined with `depth`. Scores of `scorers` add to our own
+    and replace those of the same name.
     """
 
     tracker: TrackBackend = field(default_factory=KltTracker)
     captioner: Captioner = field(default_factory=NoCaptioner)
     depth: DepthBackend | None = None
     pose: PoseBackend | None = None
+    scorers: tuple[ScoreBackend, ...] = ()
 
     def __post_init__(self) -> None:
         if self.pose is not None and self.depth is not None:
@@ -52,7 +55,8 @@ class Tools:
     def as_json(self) -> dict[str, Any]:
         """Names, versions, weights and licences, for records and keys."""
         parts = {"tracks": self.tracker, "depth": self.depth, "pose": self.pose, "caption": self.captioner}
-        return {name: identity(part) for name, part in parts.items()}  # type: ignore[arg-type]
+        named: dict[str, Any] = {name: identity(part) for name, part in parts.items()}  # type: ignore[arg-type]
+        return named | {"scores": [identity(part) for part in self.scorers]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +106,8 @@ def annotate_video(
     row = {
         "id": name, "video": request.video.name, "sha256": digest, "key": key, "status": "ok", "clips": clips,
         "frames": cutter.frames, "fps": video.fps, "native_fps": video.native_fps,
-        "source_size": list(video.source_size), "scene_starts": cutter.cuts, "settings": settings.as_json(),
+        "source_size": list(video.source_size), "notes": sorted(video.notes),
+        "scene_starts": cutter.cuts, "settings": settings.as_json(),
     }  # fmt: skip
     write_json(index, row)
     return {**row, "worked": dict(store.worked)}
@@ -132,16 +137,8 @@ def _annotate_window(job: _Job, window: Window, report: Callable[[str], None]) -
         # A run that was stopped has records but no row for the video yet.
         _require_same(read_json(record), job.key, record)
         return clip
-    pictures = _stored(window.frames, job.settings)
-    write_video(job.out / "clips" / f"{clip}.mp4", pictures, job.video.fps)
+    # The camera first: depths or a path that do not fit must leave nothing behind.
     inputs = [job.digest, window.first, len(window.frames), job.video.fps, list(window.frames.shape[1:3])]
-    scores = job.store.values(
-        "scores", inputs, lambda: picture_scores(window.frames, job.video.fps, window.motion, job.video.source_size[1])
-    )
-    caption = job.store.values(
-        "caption", [*inputs, identity(job.tools.captioner)],  # type: ignore[arg-type]
-        lambda: write_caption(job.tools.captioner, window.frames),
-    )  # fmt: skip
     solved: CameraTrack | None = None
     reason = ""
     scale: dict[str, Any] = {}
@@ -153,6 +150,20 @@ def _annotate_window(job: _Job, window: Window, report: Callable[[str], None]) -
         )  # fmt: skip
     except Unsolvable as error:
         reason = str(error)
+    pictures = _stored(window.frames, job.settings)
+    write_video(job.out / "clips" / f"{clip}.mp4", pictures, job.video.fps)
+    source_width = job.video.source_size[1]
+    scores = job.store.values(
+        "scores", inputs, lambda: picture_scores(window.frames, job.video.fps, window.motion, source_width)
+    )
+    for scorer in job.tools.scorers:
+        scores = scores | job.store.values(
+            "scored", [*inputs, identity(scorer)], partial(scorer.score, window.frames, job.video.fps, source_width)
+        )
+    caption = job.store.values(
+        "caption", [*inputs, identity(job.tools.captioner)],  # type: ignore[arg-type]
+        lambda: write_caption(job.tools.captioner, window.frames),
+    )  # fmt: skip
     height, width = pictures.shape[1:3]
     entry: dict[str, Any] = {
         "schema": SCHEMA, "id": clip, "key": job.key,

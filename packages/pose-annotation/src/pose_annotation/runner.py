@@ -194,7 +194,7 @@ def work(task: Task) -> dict[str, Any]:
     """Annotate the video of a task and write its row, whatever happens; returns the row."""
     try:
         done = annotate_video(task.request, task.out, task.settings, task.tools(task.request))
-        row = _row(task, "ok", clips=done["clips"], video_id=done["id"], frames=done["frames"])
+        row = _row(task, "ok", clips=done["clips"], video_id=done["id"], frames=done["frames"], notes=done["notes"])
     except ValueError as error:
         row = _row(task, "broken", type(error).__name__, " ".join(str(error).split()))
     except Exception as error:  # the row is where failures go

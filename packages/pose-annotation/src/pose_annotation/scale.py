@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
+from camera_control.geometry import invert_rigid
 
 from pose_annotation.align import umeyama_inliers
 from pose_annotation.fuse import frame_scale, weighted_median
+from pose_annotation.two_view import rays, triangulate, widest_angle_deg
 from pose_annotation.types import Array, CameraTrack, Tracks
+
+
+def require_maps(shape: tuple[int, ...], frames: int, size: tuple[int, int]) -> None:
+    """Raise ValueError unless depth maps of this shape belong to `frames` pictures of (height, width) `size`."""
+    if len(shape) != 3 or shape[0] != frames:
+        raise ValueError(f"depth has shape {shape}; allowed: ({frames}, h, w), one map a frame")
+    height, width = shape[1:]
+    if abs(width / height * size[0] / size[1] - 1.0) > 0.05:
+        raise ValueError(
+            f"depth maps are {height}x{width}, the pictures {size[0]}x{size[1]}; allowed: the same shape up to scale"
+        )
 
 
 def sample_depth(depth: Array, tracks: Tracks, edge: float = 0.1) -> Array:
@@ -14,15 +27,8 @@ def sample_depth(depth: Array, tracks: Tracks, edge: float = 0.1) -> Array:
 
     `depth` (f, h, w) may have another resolution than the pictures. Raises ValueError for another number of frames.
     """
-    if depth.ndim != 3 or len(depth) != tracks.frames:
-        raise ValueError(f"depth has shape {depth.shape}; allowed: ({tracks.frames}, h, w), one map a frame")
+    require_maps(depth.shape, tracks.frames, tracks.size)
     height, width = depth.shape[1:]
-    aspect, wanted = width / height, tracks.size[1] / tracks.size[0]
-    if abs(aspect / wanted - 1.0) > 0.05:
-        raise ValueError(
-            f"depth maps are {height}x{width}, the pictures {tracks.size[0]}x{tracks.size[1]}; allowed: the same shape "
-            "up to scale"
-        )
     x = np.clip((tracks.xy[:, 0] * width / tracks.size[1]).astype(np.int64), 0, width - 1)
     y = np.clip((tracks.xy[:, 1] * height / tracks.size[0]).astype(np.int64), 0, height - 1)
     z = depth[tracks.frame, y, x].astype(np.float64)
@@ -99,23 +105,51 @@ def _ground(points: Array, tilt_deg: float) -> tuple[Array, float, float] | None
     return normal, float(normal @ on.mean(0)), best[0] / len(points)
 
 
-def scale_of_given_path(given: Array, metric: Array, depth_ratio: float | None = None) -> float:
+def scale_of_given_path(
+    given: Array, metric: Array, scene_depth: float | None = None, depth_ratio: float | None = None
+) -> float:
     """Metres per unit of a given path (f, 4, 4), by fitting its centres to a metric estimate (f, 4, 4).
 
-    Umeyama from given to metric, refitted on the best 80 %. A path shorter than a tenth of the scene's depth cannot
-    carry this; then `depth_ratio` (metric depth over given depth) is used when there is one. Reference:
-    annotate.md 2.5.
+    Umeyama from given to metric, refitted on the best 80 %. A path that spans less than a tenth of `scene_depth`
+    (median, metres) cannot carry this; then `depth_ratio` (metric depth over depth along the given path) is used when
+    there is one. A path that stands still has no length to scale: 1. Reference: annotate.md 2.5.
     """
     x, y = given[:, :3, 3], metric[:, :3, 3]
-    if depth_ratio is not None and np.ptp(x, axis=0).max() < 1e-9:
+    if np.ptp(x, axis=0).max() < 1e-9:
+        return 1.0
+    span = float(np.linalg.norm(np.ptp(y, axis=0)))
+    if depth_ratio is not None and scene_depth is not None and span < 0.1 * scene_depth:
         return float(depth_ratio)
     return umeyama_inliers(x, y).scale
 
 
-def scale_of_depths(given: Array, metric: Array) -> float:
-    """Metres per unit of given depths (f, h, w) against metric ones: frames' weighted medians, those beyond two
-    standard deviations dropped, then the median. Reference: annotate.md 2.6."""
-    scales = np.array([frame_scale(g, m, "l1")[0] for g, m in zip(given, metric, strict=True)])
+def ratio_of_depths(given: CameraTrack, tracks: Tracks, z: Array, least_angle_deg: float = 0.5) -> float | None:
+    """Metric depth `z` (m,) of the observations over their depth when triangulated along a given path; None if unclear.
+
+    Points seen under less than `least_angle_deg` are left out; wider ones count more.
+    """
+    w2c = invert_rigid(given.c2w)
+    turn, shift = w2c[:, :3, :3], w2c[:, :3, 3]
+    normalised = rays(tracks.xy, given.intrinsics[tracks.frame])
+    world, ok = triangulate(turn, shift, normalised, tracks.frame, tracks.track, tracks.count)
+    angle = widest_angle_deg(world, given.c2w[:, :3, 3], tracks.frame, tracks.track)
+    y = np.einsum("mj,mj->m", turn[tracks.frame, 2], world[tracks.track]) + shift[tracks.frame, 2]
+    good = (ok & (angle > least_angle_deg))[tracks.track] & np.isfinite(z) & (y > 0)
+    if good.sum() < 30:
+        return None
+    return weighted_median(z[good] / y[good], angle[tracks.track[good]] ** 2)
+
+
+def frame_scales(given: Array, metric: Array) -> Array:
+    """Metres per unit (f,) of given depths (f, h, w) against metric ones, by weighted medians; nan without overlap."""
+    return np.array([frame_scale(g, m, "l1")[0] for g, m in zip(given, metric, strict=True)])
+
+
+def scale_of_frames(scales: Array) -> float:
+    """One scale of frames' scales (f,): those beyond two standard deviations dropped, then the median.
+
+    Raises ValueError when none is finite. Reference: annotate.md 2.6.
+    """
     scales = scales[np.isfinite(scales)]
     if not len(scales):
         raise ValueError("given and metric depth overlap nowhere; allowed: depth maps with common valid pixels")

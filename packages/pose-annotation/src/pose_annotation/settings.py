@@ -11,8 +11,7 @@ from typing import Any
 from pose_annotation.lens_prior import LEVELS
 from pose_annotation.windows import WindowRule
 
-MODES = ("default", "gt_pose")
-VERSION = 2  # of the stages; another one makes stored results stale
+VERSION = 3  # of the stages; another one makes stored results stale
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,6 @@ class Settings:
         solve_width: Pictures are at most this wide where the camera is solved.
         rule: Lengths of clips.
         level: Which lens parameters are free.
-        estimator, temporal: How two depths become one (see fuse).
     """
 
     fps: float = 16.0
@@ -35,8 +33,6 @@ class Settings:
     solve_width: int = 448
     rule: WindowRule = field(default_factory=WindowRule)
     level: str = "per_frame_f"
-    estimator: str = "l1"
-    temporal: str = "robust_global"
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
@@ -64,7 +60,7 @@ class Request:
         split: "train" or "val".
         licence: Recorded as given.
         intrinsics: fx, fy, cx, cy in pixels of the upright source picture; kept or started from, by the lens level.
-        depth: Folder or file with a depth map for every frame of the clips.
+        depth: Folder or file with a depth map for every frame of the clips, for mode "gt_depth".
         poses: A camera path file of the whole video, for mode "gt_pose".
         scale_factor, known_distance, camera_height: What makes the path metric without depth: metres per unit; (second
             of one moment, second of another, metres between them); metres above the ground.
@@ -102,8 +98,8 @@ class Request:
 
     @property
     def mode(self) -> str:
-        """Where the poses come from."""
-        return "gt_pose" if self.poses is not None else "default"
+        """What is given and kept: the paper's "gt_pose", "gt_depth", or "default" for neither."""
+        return "gt_pose" if self.poses is not None else "gt_depth" if self.depth is not None else "default"
 
     def as_json(self) -> dict[str, Any]:
         """What decides the result, without the file's place."""

@@ -2,7 +2,8 @@
 
 What cannot be seen is flagged, not invented: a camera that stands still gets identity poses ("static_camera"), one that
 only turns gets no translation ("pure_rotation"), a focal length that the motion does not show is shared by all frames
-("focal_unobservable").
+("focal_unobservable"). A map that misses its tracks by more than a tracker does ("poor_fit"), and a clip that several
+maps explain equally well ("ambiguous"), are flagged too.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 
 from pose_annotation.adjust import State, adjust, covariance, lens_from_intrinsics, residuals
 from pose_annotation.lens_prior import LEVELS, LensPrior, freedom, lens_rows
-from pose_annotation.mapping import Map, View, best_pair, build
+from pose_annotation.mapping import Map
 from pose_annotation.rotations import interpolate_poses
+from pose_annotation.starts import Unsolvable, best_map
 from pose_annotation.tracking import choose_keyframes
 from pose_annotation.turning import UNSURE_LOG_F, solve_turning
 from pose_annotation.two_view import widest_angle_deg
@@ -24,7 +26,7 @@ from pose_annotation.types import Array, CameraTrack, Ints, Observations, Tracks
 
 LEAST_RISE = 1.03
 FOV_LIMITS_DEG = (25.0, 120.0)
-SWEEP_FOV_DEG = (45.0, 75.0, 60.0, 95.0, 30.0, 115.0)
+MOST_RMSE_PX = 0.4  # at 640 pixels width or less; a right map of a sharp video has half of it
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,6 @@ class SolveConfig:
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
             raise ValueError(f"lens level is {self.level!r}; allowed: {', '.join(LEVELS)}; example: 'per_frame_f'")
-
-
-class Unsolvable(ValueError):
-    """A clip whose camera cannot be found; the message is one line."""
 
 
 def solve_camera(
@@ -88,9 +86,9 @@ def solve_camera(
         turning = solve_turning(tracks, keyframes, start, config.level, config.prior)
         if turning is not None:
             return turning
-    found = _map(tracks, keyframes, start, depth, config)
+    found, ambiguous = best_map(tracks, keyframes, start, depth, config)
     level = config.level
-    flags: set[str] = set()
+    flags: set[str] = {"ambiguous"} if ambiguous else set()
     solved, found = _finish(found, tracks, level, config)
     focal_std = solved.focal_std
     if level != "fixed" and not (np.nanmax(focal_std) <= UNSURE_LOG_F and _lens_matters(found, config)):
@@ -105,6 +103,8 @@ def solve_camera(
         flags.add("dynamic_dominant")
     if depth is None and solved.extra["parallax_deg"] < 2.0:
         flags.add("low_parallax")
+    if depth is None and solved.extra["rmse_px"] > MOST_RMSE_PX * max(1.0, tracks.size[1] / 640.0):
+        flags.add("poor_fit")
     return replace(solved, flags=tuple(sorted(flags | set(solved.flags))))
 
 
@@ -172,53 +172,6 @@ def _static(tracks: Tracks, start: Array) -> CameraTrack:
         np.tile(np.eye(4), (n, 1, 1)), np.broadcast_to(start, (n, 4)).copy(), tracks.size, nan, np.full((n, 6), np.nan),
         nan, np.ones(n), np.zeros(n, bool), np.zeros((0, 3)), ("focal_unobservable", "static_camera"),
     )  # fmt: skip
-
-
-def _map(tracks: Tracks, keyframes: Ints, start: Array, depth: Array | None, config: SolveConfig) -> Map:
-    """The best map over starting focal lengths; the sweep runs only when the first guess does not work."""
-    lens = start if start.ndim == 1 else start[keyframes]
-    width = tracks.size[1]
-    first = _attempt(tracks, keyframes, lens, depth, config)
-    if first is not None and _good(first):
-        return first[0]
-    if (
-        first is None
-        and best_pair(View(tracks), keyframes, np.array([width, width, width / 2, tracks.size[0] / 2])) is None
-    ):
-        raise Unsolvable("no two views of the clip fit together; allowed: a clip of a mostly static world")
-    tried = [first] if first is not None else []
-    if config.level != "fixed" and start.ndim == 1:
-        for fov in SWEEP_FOV_DEG:
-            focal = width / (2 * np.tan(np.radians(fov) / 2))
-            attempt = _attempt(tracks, keyframes, np.array([focal, focal, *start[2:]]), depth, config)
-            if attempt is not None:
-                tried.append(attempt)
-                if _good(attempt):
-                    break
-    if not tried:
-        raise Unsolvable("no camera path explains the tracked points; allowed: a clip of a mostly static world")
-    return max(tried, key=lambda t: (t[1] >= 0.99, round(t[2], 3)))[0]
-
-
-def _good(attempt: tuple[Map, float, float]) -> bool:
-    """All keyframes are solved and nearly all observations explained: a map from a wrong start explains fewer."""
-    return attempt[1] >= 0.99 and attempt[2] > 0.9
-
-
-def _attempt(
-    tracks: Tracks, keyframes: Ints, lens: Array, depth: Array | None, config: SolveConfig
-) -> tuple[Map, float, float] | None:
-    """A map from one starting lens, the share of its keyframes solved, and of their observations explained."""
-    level = "fixed" if config.level == "fixed" else "shared_f"
-    found = build(View(tracks, depth, config.depth_weight), keyframes, lens, config.prior, level)
-    if found is None:
-        return None
-    problem, places, ids, _ = found.problem(1.0)
-    state = State(found.rotation[places], found.translation[places], found.lens[places], found.world[ids])
-    r, _ = residuals(state, problem)
-    good = np.linalg.norm(r, axis=1) < 1.5 * max(1.0, tracks.size[1] / 640.0)
-    views = np.bincount(tracks.track[np.isin(tracks.frame, keyframes)], minlength=tracks.count)
-    return found, float(found.known.mean()), float(good.sum() / max(1, views[views >= 3].sum()))
 
 
 class _Dense(NamedTuple):

@@ -74,6 +74,7 @@ class Video:
 
     Picture k shows the source frame whose time is nearest to start + k / fps (ties to the earlier one). A source slower
     than `fps` keeps its own rate. `width` shrinks the pictures, never enlarges them; luma stays as it was.
+    Afterwards `notes` names what was unusual and dealt with: "uneven frame times", "turned by 90 degrees", "gray".
 
     Raises BrokenVideo for a file that is missing, empty, without pictures or damaged.
     """
@@ -85,7 +86,7 @@ class Video:
         if not (np.isfinite(fps) and fps > 0):
             raise ValueError(f"fps is {fps}; allowed: a number > 0; example: 16")
         self.path, self.width, self.start_s, self.end_s = Path(path), width, start_s, end_s
-        self._promised_s = 0.0
+        self._promised_s, self.notes = 0.0, set[str]()
         self.native_fps = self._rate()
         self.fps = self.native_fps if self.native_fps < 0.98 * fps else fps
         self.source_size = (0, 0)
@@ -129,6 +130,8 @@ class Video:
         previous: tuple[float, av.VideoFrame] | None = None
         for time_s, frame in self._decoded():
             if previous is not None:
+                if abs((time_s - previous[0]) * self.native_fps - 1.0) > 0.2:
+                    self.notes.add("uneven frame times")
                 used = self._wanted(emitted, (previous[0] + time_s) / 2.0)
                 if used:
                     yield from [self._picture(*previous)] * used
@@ -155,6 +158,10 @@ class Video:
 
     def _picture(self, time_s: float, frame: av.VideoFrame) -> Picture:
         turn = round(frame.rotation / 90.0) % 4 if frame.rotation else 0
+        if turn:
+            self.notes.add(f"turned by {90 * turn} degrees")
+        if frame.format.name not in _PLANAR:
+            self.notes.add(frame.format.name)
         stored = (frame.height, frame.width)
         self.source_size = (stored[1], stored[0]) if turn % 2 else stored
         height, width = working_size(self.source_size, self.width)

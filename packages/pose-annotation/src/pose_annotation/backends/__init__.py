@@ -63,6 +63,14 @@ class PoseBackend(Backend, Protocol):
         ...
 
 
+class ScoreBackend(Backend, Protocol):
+    """Measures what needs weights: quality, flow, what is in the picture."""
+
+    def score(self, frames: NDArray[np.uint8], fps: float, source_width: int) -> dict[str, float | None]:
+        """Scores by their names in the policy; `source_width` is the unit of lengths in pixels, None is unknown."""
+        ...
+
+
 class Missing(ValueError):
     """A backend whose package or weights are not here; the message says how to get them."""
 

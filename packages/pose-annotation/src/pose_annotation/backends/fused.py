@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pose_annotation.backends import Depth, DepthBackend
-from pose_annotation.fuse import fuse_depth
+from pose_annotation.fuse import ESTIMATORS, TEMPORAL, fuse_depth
 from pose_annotation.opencv import cv2
 from pose_annotation.types import Array
 
@@ -22,6 +22,9 @@ class FusedDepth:
         self, relative: DepthBackend, metric: DepthBackend, estimator: str = "l1", temporal: str = "robust_global",
         fps: float = 16.0,
     ) -> None:  # fmt: skip
+        for what, value, allowed in (("estimator", estimator, ESTIMATORS), ("temporal", temporal, TEMPORAL)):
+            if value not in allowed:
+                raise ValueError(f"{what} is {value!r}; allowed: {', '.join(allowed)}; example: {allowed[0]!r}")
         self.name = f"{relative.name}+{metric.name}:{estimator}+{temporal}"
         self.weights_id = f"{relative.weights_id}+{metric.weights_id}"
         self.licence = f"{relative.licence}; {metric.licence}"
@@ -30,11 +33,13 @@ class FusedDepth:
     def infer(self, frames: NDArray[np.uint8], first: int, intrinsics: Array | None) -> Depth:
         """Metric depth at the relative one's resolution, with the scales found and used."""
         relative, metric = (part.infer(frames, first, intrinsics) for part in self._parts)
-        samples = [np.stack([_sampled(z) for z in part.z]) for part in (relative, metric)]
-        _, raw, used = fuse_depth(*samples, estimator=self._estimator, temporal=self._temporal, fps=self._fps)
+        _, raw, used = fuse_depth(
+            coarse(relative.z), coarse(metric.z), estimator=self._estimator, temporal=self._temporal, fps=self._fps
+        )  # fmt: skip
         return Depth((relative.z * used[:, None, None]).astype(np.float32), True, raw, used)
 
 
-def _sampled(z: NDArray[np.float32]) -> Array:
-    """A coarse grid of a map, by nearest pixels so that nothing is mixed across edges."""
-    return np.asarray(cv2.resize(z, (_SAMPLES, _SAMPLES), interpolation=cv2.INTER_NEAREST), np.float64)
+def coarse(maps: NDArray[np.float32]) -> Array:
+    """Coarse grids (f, 64, 64) of maps (f, h, w), by nearest pixels so that nothing is mixed across edges."""
+    size = (_SAMPLES, _SAMPLES)
+    return np.stack([np.asarray(cv2.resize(z, size, interpolation=cv2.INTER_NEAREST), np.float64) for z in maps])
