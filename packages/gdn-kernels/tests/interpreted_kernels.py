@@ -1,8 +1,8 @@
 """The Triton kernels in Triton's interpreter against the definition in float64; run by test_gdn_triton.py.
 
 A process of its own, because Triton decides at import whether it interprets. Unwritten results show: every fresh tensor
-is filled with NaN. Sizes are small and odd, so that every mask is at work. bfloat16 is tested for wiring only: the
-interpreter truncates bfloat16 stores, and cannot multiply bfloat16, so products stay float32.
+is filled with NaN. Sizes are small and odd, so that every mask is at work. For tf32 and bfloat16 the interpreter is
+taught to round as tensor cores do (rounding.py).
 """
 
 import gdn_cases as cases
@@ -11,6 +11,7 @@ import torch
 from gdn_kernels import FrameState, frame_gdn, frame_gdn_camera
 from gdn_kernels.backend import choose, phases
 from gdn_kernels.frame_gdn import ops, scan
+from rounding import like_hardware
 from torch import Tensor
 
 NAMES = ("q", "k", "v", "beta", "log_gamma")
@@ -21,7 +22,9 @@ SIZES = [
     (1, 1, 1, 21, 16, 24),
     (1, 1, 2, 35, 112, 112),
     (1, 1, 2, 5, 64, 64),
+    (1, 1, 1, 9, 128, 128),
 ]
+BUDGETS = {"fp32": 1e-6, "tf32": 5e-4, "bf16": 5e-3}  # norm of the error over the norm; gradients may have twice that
 MODES = {"bidirectional": None, "chunks": 2, "forward only": 1}
 
 
@@ -39,21 +42,27 @@ def _poison(x: Tensor) -> Tensor:
 def _leaves(x: dict[str, Tensor], h: int, d: int, e: int) -> list[Tensor]:
     b, g = x["q"].shape[0], torch.Generator().manual_seed(4)
     states = [torch.rand(b, h, d, *more, generator=g, dtype=torch.float64) for more in ([e], [])]
-    return [y.detach().clone().requires_grad_() for y in (*(x[n] for n in NAMES), *(s.to(x["q"]) for s in states))]
+    return [y.detach().clone().requires_grad_() for y in (*(x[n] for n in NAMES), *(s.to(x["beta"]) for s in states))]
 
 
-def _both(backend: str, size: tuple[int, ...], every: int | None, dtype: torch.dtype, camera: bool, turn: bool):
+def _both(
+    backend: str, size: tuple[int, ...], every: int | None, dtype: torch.dtype, camera: bool, turn: bool,
+    precision: str = "auto", given: torch.dtype | None = None,
+):  # fmt: skip
     b, h, t, s, d, e = size
-    x = {n: y.to(dtype) for n, y in cases.inputs(b, h, t, s, d, torch.float32, seed=t, e=e).items()}
+    # Tokens, and the gradient that arrives, are the same numbers on both sides: rounded to the type of the narrower.
+    given, work, x = given or dtype, torch.promote_types(dtype, torch.float32), cases.inputs(b, h, t, s, d, seed=t, e=e)
+    x = {n: y.to(given).to(dtype) if n in "qkv" else y.to(work) for n, y in x.items()}
     leaves = _leaves(x, h, d, e)
     starts = None if every is None else torch.arange(t) % every == 0
-    shared = {"chunk_starts": starts, "output_final_state": True, "backend": backend}
-    weights = torch.rand(b, t * s, h, e, generator=torch.Generator().manual_seed(6), dtype=torch.float64).to(dtype)
+    shared = {"chunk_starts": starts, "output_final_state": True, "backend": backend, "precision": precision}
+    weights = torch.rand(b, t * s, h, e, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    weights = weights.to(given).to(work)
     if camera:
         out, last = frame_gdn_camera(*leaves[:5], initial_state=FrameState(leaves[5]), **shared)
         loss, used = (out * weights).sum() + last.kv.square().sum(), leaves[:6]
     else:
-        rope = cases.rope(t * s, d, dtype) if turn else None
+        rope = cases.rope(t * s, d, work) if turn else None
         state = FrameState(leaves[5], leaves[6])
         out, last = frame_gdn(*leaves[:5], rope=rope, initial_state=state, **shared)
         loss, used = (out * weights).sum() + last.kv.square().sum() + last.z.square().sum(), leaves
@@ -82,13 +91,21 @@ def test_outputs_states_and_gradients(size: tuple[int, ...], mode: str, camera: 
             assert not a.norm(), f"gradient {i} should vanish"
 
 
-def test_bfloat16_is_wired() -> None:
-    size = SIZES[0]
-    want, want_gradients = _both("reference", size, 2, torch.float64, False, True)
-    got, got_gradients = _both("triton", size, 2, torch.bfloat16, False, True)
-    assert got[0].dtype == torch.bfloat16 and got[1].dtype == torch.float32
-    for a, b in zip([*got, *got_gradients], [*want, *want_gradients], strict=True):
-        assert cases.error(a, b) < 0.03
+@pytest.mark.parametrize("camera", [False, True], ids=["main", "camera"])
+@pytest.mark.parametrize("size", [(1, 2, 4, 35, 24, 24), (1, 1, 3, 35, 112, 112)], ids=str)
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_rounded_products_stay_within_budget(
+    precision: str, size: tuple[int, ...], camera: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    want, want_gradients = _both("reference", size, 2, torch.float64, camera, not camera, given=dtype)
+    like_hardware(monkeypatch, precision)
+    got, got_gradients = _both("triton", size, 2, dtype, camera, not camera, precision)
+    assert got[0].dtype == dtype and got[1].dtype == torch.float32
+    errors = [cases.error(a, b) for a, b in zip([*got, *got_gradients], [*want, *want_gradients], strict=True)]
+    budget = BUDGETS[precision]
+    assert max(errors[: len(got)]) < budget and max(errors[len(got) :]) < 2 * budget, errors
+    assert errors[0] > 1e-5  # the rounding was there
 
 
 def test_views_of_a_fused_projection_and_masked_frames() -> None:

@@ -58,3 +58,9 @@ def test_bad_shapes_are_named() -> None:
         FrameGDN(16, 3)
     with pytest.raises(ValueError, match="multiple of frames = 4"):
         FrameGDN(16, 2)(torch.zeros(1, 10, 16), 4)
+    layer = FrameGDN(16, 2)
+    _, state = layer.stream(torch.zeros(2, 6, 16), 2)
+    with pytest.raises(ValueError, match=r"state.keys has shape \(2, 6, 16\); expected \(1, a multiple of 3, 16\)"):
+        layer.stream(torch.zeros(1, 6, 16), 2, state)
+    with pytest.raises(ValueError, match=r"initial_state.kv has shape \(2, 2, 8, 8\)"):
+        layer.stream(torch.zeros(1, 6, 16), 2, state._replace(keys=None))

@@ -39,6 +39,42 @@ def test_closed_form_passes_gradcheck(mode: str) -> None:
     assert torch.autograd.gradcheck(both, [*leaves, kv, z], fast_mode=True)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rotated", [True, False], ids=["rope", "no rope"])
+def test_gradcheck_with_a_masked_frame_and_no_state(mode: str, rotated: bool) -> None:
+    q, k, v, beta, log_gamma = _leaves(1, 1, 3, 2, 4)
+    rope = cases.rope(6, 4, torch.float64) if rotated else None
+    there = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
+
+    def both(*x: Tensor) -> tuple[Tensor, ...]:
+        gates = (x[3] * there[:, None], x[4] * there)  # as the model masks: nothing written, nothing forgotten
+        shared = {"chunk_starts": MODES[mode], "output_final_state": True}
+        out, last = frame_gdn(*x[:3], *gates, rope=rope, eps=0.1, **shared)
+        ray, ray_last = frame_gdn_camera(*x[:3], *gates, **shared)
+        return out, last.kv, last.z, ray, ray_last.kv
+
+    assert torch.autograd.gradcheck(both, [q, k, v, beta, log_gamma], fast_mode=True)
+
+
+def test_gradcheck_of_a_streamed_clip() -> None:
+    leaves = _leaves(1, 1, 3, 2, 4)
+    rope = cases.rope(6, 4, torch.float64)
+
+    def streamed(*x: Tensor) -> tuple[Tensor, ...]:
+        main, ray, parts = None, None, []
+        for a, b in ((0, 2), (2, 3)):
+            here = slice(2 * a, 2 * b)
+            piece = (*(y[:, here] for y in x[:3]), *(y[:, :, a:b] for y in x[3:]))
+            turn = (rope[0][here], rope[1][here])
+            out, main = frame_gdn(*piece, rope=turn, eps=0.1, initial_state=main, output_final_state=True)
+            parts.append(out)
+            out, ray = frame_gdn_camera(*piece, initial_state=ray, output_final_state=True)
+            parts.append(out)
+        return (*parts, main.kv, main.z, ray.kv)
+
+    assert torch.autograd.gradcheck(streamed, leaves, fast_mode=True)
+
+
 @pytest.mark.parametrize("tiled", [False, True], ids=["one block", "blocks"])
 @pytest.mark.parametrize("mode", MODES)
 def test_gradients_equal_autograd_of_the_definition(mode: str, tiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:

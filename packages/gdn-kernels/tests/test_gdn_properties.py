@@ -1,12 +1,13 @@
 """Properties that hold for any input: pieces, causality, masks, widths, bounds over long clips, bad input."""
 
+import re
 from itertools import pairwise
 
 import gdn_cases as cases
 import pytest
 import torch
 from gdn_kernels import FrameState, frame_gdn, frame_gdn_camera
-from gdn_kernels.frame_gdn import by_head, checks, chunked, phases, scan
+from gdn_kernels.frame_gdn import by_head, checks, chunked, ops, phases, reference, scan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -203,24 +204,63 @@ def test_steps_name_what_does_not_fit() -> None:
 
 BAD = {
     "q has shape": ("q", lambda x: x.flatten(2)),
+    "q has shape (1, 0, 2, 8)": ("q", lambda x: x[:, :0]),
     "q has type": ("q", lambda x: x.long()),
     "k has type": ("k", lambda x: x.long()),
     "k is on meta": ("k", lambda x: x.to("meta")),
-    "beta has shape": ("beta", lambda x: x[..., 0]),
-    "log_gamma has shape": ("log_gamma", lambda x: x[0]),
-    "log_gamma has shape ": ("log_gamma", lambda x: x[..., :0]),
+    "k has shape (1, 15, 16)": ("k", lambda x: x.flatten(2)),
+    "k has shape (1, 15, 3, 8)": ("k", lambda x: torch.cat([x, x[:, :, :1]], 2)),
+    "v has shape (15,)": ("v", lambda x: x[0, :, 0, 0]),
+    "v has shape ()": ("v", lambda x: x[0, 0, 0, 0]),
+    "v has shape (1, 15, 1, 8)": ("v", lambda x: x[:, :, :1]),
+    "beta has shape (1, 2, 3)": ("beta", lambda x: x[..., 0]),
+    "beta has shape (1, 1, 3, 5)": ("beta", lambda x: x[:, :1]),
+    "log_gamma has shape (2, 3)": ("log_gamma", lambda x: x[0]),
+    "log_gamma has shape (1, 4, 3)": ("log_gamma", lambda x: torch.cat([x, x], 1)),
+    "log_gamma has shape (1, 2, 0)": ("log_gamma", lambda x: x[..., :0]),
 }
 
 
+@pytest.fixture
+def nothing_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bad input is refused before any implementation is called, let alone a kernel."""
+
+    def ran(*_: object, **__: object) -> None:
+        pytest.fail("an implementation was called")
+
+    for module, name in ((ops, "forward"), (ops, "run_forward")):
+        monkeypatch.setattr(module, name, ran)
+    for name in ("frame_gdn", "frame_gdn_camera"):
+        monkeypatch.setattr(reference, name, ran)
+
+
+@pytest.mark.usefixtures("nothing_may_run")
 @pytest.mark.parametrize("message", BAD)
 @pytest.mark.parametrize("call", [frame_gdn, frame_gdn_camera], ids=["main", "camera"])
 def test_arguments_that_do_not_fit_are_named(call, message: str) -> None:
     x = cases.inputs(1, 2, 3, 5, 8)
     name, change = BAD[message]
     x[name] = change(x[name])
-    with pytest.raises(ValueError, match=message.strip()) as caught:
-        call(**x)
-    assert "\n" not in str(caught.value) and "expected" in str(caught.value)
+    for backend in ("auto", "torch", "reference"):
+        with pytest.raises(ValueError, match=re.escape(message)) as caught:
+            call(**x, backend=backend)
+        assert "\n" not in str(caught.value) and "expected" in str(caught.value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_shape_gets_past_the_checks(data: st.DataObject) -> None:
+    x = cases.inputs(1, 2, 3, 2, 4)
+    for name in data.draw(st.sets(st.sampled_from(sorted(x)), min_size=1), "changed"):
+        shape = data.draw(st.lists(st.integers(0, 4), max_size=5), f"shape of {name}")
+        kind = data.draw(st.sampled_from([torch.float32, torch.float64, torch.int64, torch.bool, torch.complex64]))
+        x[name] = torch.zeros(shape, dtype=kind)
+    try:
+        out = frame_gdn(**x)
+    except ValueError as error:
+        assert "\n" not in str(error) and str(error).startswith(tuple(x))
+    else:
+        assert out.shape == (*x["q"].shape[:3], x["v"].shape[-1])
 
 
 @pytest.mark.parametrize(
@@ -234,6 +274,7 @@ def test_arguments_that_do_not_fit_are_named(call, message: str) -> None:
         ("k", float("inf"), "k has 1 values that are not finite"),
     ],
 )
+@pytest.mark.usefixtures("nothing_may_run")
 def test_checked_mode_looks_at_values(name: str, value: float, message: str) -> None:
     x = cases.inputs(1, 2, 3, 5, 8)
     x[name].view(-1)[3] = value
@@ -251,6 +292,7 @@ def test_checked_mode_looks_at_values(name: str, value: float, message: str) -> 
         (FrameState(torch.zeros(1, 2, 8, 8, device="meta"), torch.zeros(1, 2, 8)), "initial_state.kv is on meta"),
     ],
 )
+@pytest.mark.usefixtures("nothing_may_run")
 def test_a_state_that_does_not_fit_is_named(state: FrameState, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         frame_gdn(**cases.inputs(1, 2, 3, 5, 8), initial_state=state)
@@ -260,14 +302,17 @@ def test_a_state_that_does_not_fit_is_named(state: FrameState, message: str) -> 
     ("options", "message"),
     [
         ({"backend": "triton"}, "backend 'triton' cannot run: tensors are on cpu"),
+        ({"backend": "triton", "width": 130}, "head width 130 is above 128"),
         ({"backend": "cuda"}, "backend 'cuda' is not one of"),
         ({"precision": "fp16"}, "precision 'fp16' is not one of"),
         ({"chunk_starts": torch.ones(3)}, "chunk_starts has type torch.float32"),
     ],
 )
+@pytest.mark.usefixtures("nothing_may_run")
 def test_options_that_cannot_be_are_named(options: dict, message: str) -> None:
+    x = cases.inputs(1, 2, 3, 5, options.get("width", 8))
     with pytest.raises(ValueError, match=message):
-        frame_gdn(**cases.inputs(1, 2, 3, 5, 8), **options)
+        frame_gdn(**x, **{name: value for name, value in options.items() if name != "width"})
 
 
 def test_odd_width_cannot_turn() -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from gdn_kernels.frame_gdn.fused.table import KERNELS
 
 pytest.importorskip("triton", reason="triton exists for Linux only")
 
@@ -27,12 +28,29 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return os.environ | {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
 
 
-def test_no_kernel_spills_on_sm_90(cache: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "gdn_kernels.frame_gdn.fused.resources", "--arch", "90", "--precision", "bf16"]
+# tf32 has float32's launches and tiles; the two kernels with most sums are enough here. Every entry, everywhere:
+# python -m gdn_kernels.frame_gdn.fused.resources
+COMPILED = {("bf16", "fp32"): KERNELS, ("tf32",): ("summary", "summary_backward")}
+
+
+@pytest.mark.parametrize("precisions", COMPILED, ids=" ".join)
+def test_no_kernel_spills_on_sm_90(precisions: tuple[str, ...], cache: dict[str, str]) -> None:
+    kernels = COMPILED[precisions]
+    words = ["--arch", "90", "--precision", *precisions, "--kernel", *kernels]
+    command = [sys.executable, "-m", "gdn_kernels.frame_gdn.fused.resources", *words]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=900, check=True, env=cache)
     rows = [json.loads(line) for line in ended.stdout.splitlines()]
-    assert len(rows) == 6
+    assert [(row["precision"], row["kernel"]) for row in rows] == [(p, k) for p in precisions for k in kernels]
     for row in rows:
         assert row["spill_bytes"] == 0, row
         assert row["shared_kib"] <= 227, row
         assert row["products"] > 0, row  # on tensor cores
+
+
+def test_every_architecture_is_in_the_table(cache: dict[str, str]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "gdn_kernels.frame_gdn.fused.resources", "--kernel", "readout", "--precision", "bf16"],
+        capture_output=True, text=True, timeout=900, check=True, env=cache,
+    )  # fmt: skip
+    rows = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [row["arch"] for row in rows] == [80, 90, 100, 120] and all(row["products"] for row in rows)

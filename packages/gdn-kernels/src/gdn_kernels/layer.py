@@ -126,7 +126,10 @@ class FrameGDN(nn.Module):
         """Filtered keys, and the unfiltered ones that the next chunk will see."""
         if self.filter is None:
             return k, None
-        s = k.shape[1] // frames
+        (b, _, c), s = k.shape, k.shape[1] // frames
+        if before is not None and (before.ndim != 3 or before.shape[::2] != (b, c) or before.shape[1] % s):
+            wanted = f"({b}, a multiple of {s}, {c})"
+            raise ValueError(f"state.keys has shape {tuple(before.shape)}; expected {wanted}")
         seen = k if before is None else torch.cat([before, k], 1)
         earlier = seen.shape[1] // s - frames
         if earlier:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gdn_kernels.frame_gdn.chunked import pairs
 from gdn_kernels.frame_gdn.parts import Rope
 from gdn_kernels.frame_gdn.scan import stops_of
 from gdn_kernels.frame_gdn.state import FrameState
@@ -182,12 +183,5 @@ def _turned(tile_fsd: Tensor, turns: Tensor | None, at: slice, to: Tensor) -> Te
     if turns is None:
         return tile_fsd
     to = to[: len(tile_fsd)]
-    torch.mul(_pairs(tile_fsd), turns[at], out=_pairs(to))
+    torch.mul(pairs(tile_fsd), turns[at], out=pairs(to))
     return to
-
-
-def _pairs(tile_fsd: Tensor) -> Tensor:
-    """Neighbouring channels as complex numbers; copied where they do not lie side by side at an even place."""
-    fits = tile_fsd.stride(-1) == 1 and not any(x % 2 for x in (tile_fsd.storage_offset(), *tile_fsd.stride()[:-1]))
-    tile_fsd = tile_fsd if fits else tile_fsd.clone(memory_format=torch.contiguous_format)
-    return torch.view_as_complex(tile_fsd.unflatten(-1, (-1, 2)))

@@ -16,13 +16,20 @@ def tokens(
     name, lead = ("k", k) if q is None else ("q", q)
     if lead.ndim != 4:
         raise ValueError(f"{name} has shape {tuple(lead.shape)}; expected (b, n, h, d), such as (1, 2640, 20, 112)")
+    if 0 in lead.shape:
+        raise ValueError(f"{name} has shape {tuple(lead.shape)}; expected (b, n, h, d), none of them 0")
     b, n, h, d = lead.shape
+    e = v.shape[-1] if v.ndim and v.shape[-1] else d
     t = log_gamma.shape[-1] if log_gamma.ndim == 3 else 0
     if log_gamma.shape != (b, h, t) or t < 1:
         raise ValueError(f"log_gamma has shape {tuple(log_gamma.shape)}; expected (b, h, t) with b, h = {(b, h)}")
-    if n % t or not n:
+    if n % t:
         raise ValueError(f"{name} has {n} tokens, which {t} frames of log_gamma do not divide; n must be t * s")
-    wanted = {"k": (k, (b, n, h, d)), "v": (v, (b, n, h, v.shape[-1])), "beta": (beta, (b, h, t, n // t))}
+    wanted = {
+        "k": (k, (b, n, h, d)),
+        "v": (v, (b, n, h, e)),
+        "beta": (beta, (b, h, t, n // t)),
+    }
     for other, (tensor, shape) in wanted.items():
         if tensor.shape != shape:
             raise ValueError(f"{other} has shape {tuple(tensor.shape)}; expected {shape}")

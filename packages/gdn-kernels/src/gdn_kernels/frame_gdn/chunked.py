@@ -104,7 +104,7 @@ def readout_backward(
         d_queries = _turn(d_queries, back, at)
         if den is not None:
             assert total_z is not None and d_z is not None
-            d_queries += d_den * total_z[at.b, at.h, at.f].reshape(-1, 1, d)
+            d_queries.addcmul_(d_den, total_z[at.b, at.h, at.f].reshape(-1, 1, d))
             d_z[at.b, at.h, at.f] = (queries * d_den).sum(1).view(d_z[at.b, at.h, at.f].shape)
         _put(d_q, d_queries, at)
     return d_q, FrameState(d_kv, d_z)
@@ -126,10 +126,11 @@ def summary_backward(
     gamma = log_gamma.to(work).exp()[..., None]
     d_k, d_v, d_beta = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (k, v, beta))
     assert memories.r is not None
-    pairs_z = []
+    vectors = None
     if adjoint.g_z is not None and adjoint.h_z is not None and memories.zf is not None and memories.zr is not None:
+        # z is a rank-one case: no d x d gradient is formed, and the four vectors of a frame share its keys.
         before = _shifted(memories.zf, z_of(first))
-        pairs_z = [(adjoint.g_z, gamma * before), (adjoint.h_z, gamma * memories.zr)]
+        vectors = torch.stack([adjoint.g_z, adjoint.h_z, gamma * before, gamma * memories.zr], -2)
     for at in _blocks(k, beta):
         keys, values, weight = _tile(k, at, t, work), _tile(v, at, t, work), _gates(beta, at, work)
         rotated = _turn(keys, turns, at)
@@ -143,13 +144,12 @@ def summary_backward(
         d_gates = ((d_keys * rotated).sum(-1) + (d_values * values).sum(-1)) / 2
         _put(d_v, d_values.mul_(weight), at)
         d_keys = _turn(d_keys.mul_(weight), back, at)
-        for g_z, z in pairs_z:
-            # z is a rank-one case: no d x d gradient is formed.
-            g_row, z_row = (x[at.b, at.h, at.f].reshape(-1, 1, d) for x in (g_z, z))
-            along = (keys * g_row).sum(-1, keepdim=True)
-            missing = 1 - (keys * z_row).sum(-1, keepdim=True)
-            d_gates += (along * missing)[..., 0]
-            d_keys += (weight * missing) * g_row - (weight * along) * z_row
+        if vectors is not None:
+            four = vectors[at.b, at.h, at.f].reshape(-1, 4, d)
+            along, kept = torch.bmm(keys, four.mT).split(2, -1)
+            missing = 1 - kept
+            d_gates += (along * missing).sum(-1)
+            d_keys.baddbmm_(torch.cat([missing, -along], -1).mul_(weight), four)
         _put(d_k, d_keys, at)
         d_beta[at.b, at.h, at.f] = d_gates.view(d_beta[at.b, at.h, at.f].shape).to(beta.dtype)
     return d_k, d_v, d_beta
@@ -183,8 +183,11 @@ def _blocks(x_bnhd: Tensor, per_frame: Tensor) -> list[_Block]:
 
 def _tile(x_bnhd: Tensor, at: _Block, t: int, work: torch.dtype) -> Tensor:
     """The block's tokens as (frames of all its heads, s, d); may be a view of the input."""
-    part = x_bnhd[at.b, at.tokens, at.h].permute(0, 2, 1, 3).to(work).contiguous()
-    return part.view(-1, x_bnhd.shape[1] // t, x_bnhd.shape[-1])
+    part = x_bnhd[at.b, at.tokens, at.h].permute(0, 2, 1, 3).to(work)
+    if part.shape[0] * part.shape[1] > 1 or part.stride(-1) != 1:
+        part = part.contiguous()
+    # A block of one head is read where it lies: the products take rows at any distance.
+    return part.flatten(0, 1).flatten(0, 1).unflatten(0, (-1, x_bnhd.shape[1] // t))
 
 
 def _put(out_bnhd: Tensor, tile_msd: Tensor, at: _Block) -> None:
@@ -209,9 +212,16 @@ def _turn(tile_msd: Tensor, turns_nf: Tensor | None, at: _Block) -> Tensor:
     """Rotate pairs by unit complex numbers."""
     if turns_nf is None:
         return tile_msd
-    turns = turns_nf[at.tokens]
-    pairs = torch.view_as_complex(tile_msd.view(-1, *turns.shape, 2))
-    return torch.view_as_real(pairs * turns).view(tile_msd.shape)
+    turns = turns_nf[at.tokens].unflatten(0, (-1, tile_msd.shape[1]))
+    turned = pairs(tile_msd).unflatten(0, (-1, len(turns))) * turns
+    return torch.view_as_real(turned).reshape(tile_msd.shape)
+
+
+def pairs(tile_msd: Tensor) -> Tensor:
+    """Neighbouring channels as complex numbers; copied where they do not lie side by side at an even place."""
+    fits = tile_msd.stride(-1) == 1 and not any(x % 2 for x in (tile_msd.storage_offset(), *tile_msd.stride()[:-1]))
+    tile_msd = tile_msd if fits else tile_msd.clone(memory_format=torch.contiguous_format)
+    return torch.view_as_complex(tile_msd.unflatten(-1, (-1, 2)))
 
 
 def _shifted(x: Tensor, first: Tensor | None) -> Tensor:

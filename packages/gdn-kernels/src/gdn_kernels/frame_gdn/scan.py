@@ -116,21 +116,20 @@ def _carry(run: Composite, gate: Tensor | None, back: bool, state: FrameState | 
     return FrameState((run.phi.mT if back else run.phi) @ kv + psi.kv, z)
 
 
-_Absorb = Callable[[int, Tensor | None], Tensor]
+_Absorb = Callable[[int, Tensor | None, Tensor | None], Tensor]
 
 
 def _both_ways(
     absorb: _Absorb, a: Tensor, stops: list[bool], first: Tensor | None, last: Tensor | None, keep: bool
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    f, r = torch.empty_like(a), torch.empty_like(a) if keep else None
-    ahead, behind = f.unbind(2), None if r is None else r.unbind(2)
-    x = first
+    f, r = (torch.empty(a.shape, dtype=a.dtype, device=a.device) if wanted else None for wanted in (True, keep))
+    assert f is not None
+    ahead, behind = _frames(f), None if r is None else _frames(r)
+    x, y = _heads(first), _heads(last)
     for t, target in enumerate(ahead):
-        x = absorb(t, x)
-        target.copy_(x)
+        x = absorb(t, x, target)
     assert x is not None
-    final = x.clone(memory_format=torch.contiguous_format)  # not a view of a
-    y = last
+    final = x.clone(memory_format=torch.contiguous_format).view(f[:, :, 0].shape)
     for t in range(len(stops) - 1, -1, -1):
         if behind is not None:
             behind[t].zero_() if y is None else behind[t].copy_(y)
@@ -139,7 +138,7 @@ def _both_ways(
         if stops[t]:
             y = None
         elif t:
-            y = absorb(t, y)
+            y = absorb(t, y, None)
     return f, r, final
 
 
@@ -150,20 +149,17 @@ def _folded(p: Tensor, gamma: Tensor) -> Tensor:
 
 
 def _absorbing(p: Tensor, a: Tensor, gamma: Tensor, folded: bool) -> _Absorb:
-    """The memory after frame t, from the one before it or from none; p as it is or folded."""
-    writes = a.unbind(2)
-    if not folded:
-        move = _moves(p, gamma)
-        return lambda t, x: writes[t] if x is None else move(t, x) + writes[t]
-    maps = p.unbind(2)
+    """The memory after frame t, from the one before it or from none, into a buffer if given; p as it is or folded."""
+    writes, maps, move = _frames(a), _frames(p), None if folded else _moves(p, gamma)
 
-    def absorb(t: int, x: Tensor | None) -> Tensor:
+    def absorb(t: int, x: Tensor | None, into: Tensor | None) -> Tensor:
         if x is None:
-            return writes[t]
+            return writes[t] if into is None else into.copy_(writes[t])
+        if move is not None:
+            return torch.add(move(t, x), writes[t], out=into)
         if x.shape[-1] == 1:
-            return torch.add(writes[t], (maps[t] * x.mT).sum(-1, keepdim=True))
-        write, map_, before = (y.flatten(0, 1) for y in (writes[t], maps[t], x))
-        return torch.baddbmm(write, map_, before).view_as(x)
+            return torch.add(writes[t], _times_column(maps[t], x), out=into)
+        return torch.baddbmm(writes[t], maps[t], x, out=into)
 
     return absorb
 
@@ -172,58 +168,75 @@ def _both_ways_back(
     p: Tensor, gamma: Tensor, stops: list[bool], f: Tensor, r: Tensor, first: Tensor | None, c: Tensor,
     last_gradient: Tensor | None, first_gradient: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    move, frames = _moves(p, gamma), len(stops)
-    g, h = torch.empty_like(c), torch.empty_like(c)
-    d_log_gamma = torch.zeros_like(gamma)
-    x = last_gradient
+    move, frames, ends = _moves(p, gamma), len(stops), c[:, :, 0].shape
+    g, h = (torch.empty(c.shape, dtype=c.dtype, device=c.device) for _ in range(2))
+    reads, ahead, behind, into_g, into_h = (_frames(each) for each in (c, f, r, g, h))
+    d_log_gamma = torch.zeros(gamma.shape, dtype=gamma.dtype, device=gamma.device)
+    shares = _frames(d_log_gamma)
+    before, x, y = _heads(first), _heads(last_gradient), _heads(first_gradient)
     for t in range(frames - 1, -1, -1):
-        g[:, :, t] = c[:, :, t] if x is None else x + c[:, :, t]
-        x = move(t, g[:, :, t])
-        before = f[:, :, t - 1] if t else first
-        if before is not None:
-            d_log_gamma[:, :, t] += (x * before).sum((-2, -1))
-    y = first_gradient
+        into_g[t].copy_(reads[t]) if x is None else torch.add(x, reads[t], out=into_g[t])
+        x = move(t, into_g[t])
+        earlier = ahead[t - 1] if t else before
+        if earlier is not None:
+            shares[t].add_((x * earlier).sum((-2, -1)))
     for t in range(frames):
         if stops[t]:
             y = None
-        h[:, :, t] = 0 if y is None else y
         if y is None:
-            y = c[:, :, t]
+            into_h[t].zero_()
+            y = reads[t]
             continue
+        into_h[t].copy_(y)
         moved = move(t, y)
-        d_log_gamma[:, :, t] += (moved * r[:, :, t]).sum((-2, -1))
-        y = moved + c[:, :, t]
+        shares[t].add_((moved * behind[t]).sum((-2, -1)))
+        y = moved.add_(reads[t])
     assert x is not None and y is not None
-    return g, h, d_log_gamma, x, y.clone()
+    return g, h, d_log_gamma, x.view(ends), y.clone(memory_format=torch.contiguous_format).view(ends)
 
 
 def _run(p: Tensor, a: Tensor, gamma: Tensor, stops: list[bool], first: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    move, frames = _moves(p, gamma), len(stops)
-    d, e = a.shape[-2:]
-    start = torch.zeros_like(a[:, :, 0]) if first is None else first
+    move, writes = _moves(p, gamma), _frames(a)
+    (b, h), (d, e) = a.shape[:2], a.shape[-2:]
+    start = torch.zeros_like(writes[0]) if first is None else first.flatten(0, 1)
     # Transition and offset in one product: the columns of [A | 0] started from [M | I].
-    x = torch.cat([start, torch.eye(d, dtype=a.dtype, device=a.device).expand(*a.shape[:2], d, d)], -1)
+    x = torch.cat([start, torch.eye(d, dtype=a.dtype, device=a.device).expand(b * h, d, d)], -1)
     y = torch.zeros_like(start)
-    for t in range(frames):
+    for t, write in enumerate(writes):
         x = move(t, x)
-        x[..., :e] += a[:, :, t]
-    for t in range(frames - 1, -1, -1):
-        y = torch.zeros_like(y) if stops[t] else move(t, y) + a[:, :, t]
+        x[..., :e] += write
+    for t in range(len(writes) - 1, -1, -1):
+        y = torch.zeros_like(y) if stops[t] else move(t, y) + writes[t]
+    x, y = x.unflatten(0, (b, h)), y.unflatten(0, (b, h))
     return x[..., e:].contiguous(), x[..., :e].contiguous(), y
 
 
 def _moves(p: Tensor, gamma: Tensor) -> Callable[[int, Tensor], Tensor]:
     """gamma (I - P) x of frame t, the identity kept out of the product."""
-    maps, kept_share = p.unbind(2), gamma[..., None, None].unbind(2)
+    maps, kept_share = _frames(p), _frames(gamma[..., None, None])
 
     def move(t: int, x: Tensor) -> Tensor:
         kept = kept_share[t] * x
         if x.shape[-1] == 1:
-            # A one-column product is four times slower than multiply and sum on a CPU; P is symmetric.
-            return kept - (maps[t] * kept.mT).sum(-1, keepdim=True)
-        return kept - maps[t] @ kept
+            return kept.sub_(_times_column(maps[t], kept))
+        return torch.baddbmm(kept, maps[t], kept, alpha=-1)
 
     return move
+
+
+def _times_column(p: Tensor, x: Tensor) -> Tensor:
+    """P x. A one-column product is four times slower than multiply and sum on a CPU; P is symmetric."""
+    return (p * x.mT).sum(-1, keepdim=True)
+
+
+def _frames(x: Tensor) -> tuple[Tensor, ...]:
+    """(b, h, t, ...) as (b h, ...) of every frame; views where x lies in order."""
+    return x.flatten(0, 1).unbind(1)
+
+
+def _heads(x: Tensor | None) -> Tensor | None:
+    """(b, h, ...) as (b h, ...)."""
+    return None if x is None else x.flatten(0, 1)
 
 
 def _column(state: FrameState | None) -> Tensor | None:

@@ -1,6 +1,7 @@
 """What the kernels cost on each architecture, compiled ahead of time: needs Triton's own tools, no GPU and no driver.
 
-python -m gdn_kernels.frame_gdn.fused.resources [--arch 80 90 100] [--precision bf16 fp32] prints a JSON line a kernel.
+python -m gdn_kernels.frame_gdn.fused.resources [--arch 80 90] [--precision bf16] [--kernel scan] prints a JSON line for
+every entry of the launch table, or for those named.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from gdn_kernels.frame_gdn.fused import scans, tokens, tokens_backward
 from gdn_kernels.frame_gdn.fused.launch import PRODUCTS, padded
 from gdn_kernels.frame_gdn.fused.table import KERNELS, launch, split_sums
 
-ARCHITECTURES = (80, 90, 100)
+ARCHITECTURES = (80, 90, 100, 120)
 _TOKENS = {"q_ptr", "k_ptr", "v_ptr", "out_ptr", "grad_ptr", "d_q_ptr", "d_k_ptr", "d_v_ptr"}
 _MATRICES = {"p_ptr", "a_ptr", "p_z_ptr", "f_ptr", "r_ptr", "c_ptr", "g_ptr", "h_ptr", "d_kv_ptr", "d_p_ptr", "d_a_ptr"}
 # Tensor-core instructions by generation: sm_80, sm_90, sm_100.
@@ -129,8 +130,8 @@ def main() -> None:
     """Print a JSON line for every kernel asked for."""
     parser = argparse.ArgumentParser(description="registers, spills and shared memory of every kernel")
     parser.add_argument("--arch", type=int, nargs="*", default=ARCHITECTURES)
-    parser.add_argument("--precision", nargs="*", default=["bf16", "fp32"])
-    parser.add_argument("--kernel", nargs="*", default=KERNELS)
+    parser.add_argument("--precision", nargs="*", choices=PRODUCTS, default=list(PRODUCTS))
+    parser.add_argument("--kernel", nargs="*", choices=KERNELS, default=KERNELS)
     parser.add_argument("--camera", action="store_true", help="without rotation and denominator")
     args = parser.parse_args()
     for arch in args.arch:

@@ -8,6 +8,8 @@ are programs too. The identity path M - P M stays outside the product: rounding 
 import triton
 import triton.language as tl
 
+from gdn_kernels.frame_gdn.fused.tokens import operand
+
 
 @triton.jit
 def _step(
@@ -18,7 +20,7 @@ def _step(
     fits = (row < D)[:, None] & (col < D)[None, :]
     p = tl.load(p_ptr + at * D * D + row[:, None] * D + col[None, :], mask=fits, other=0.0)  # [BD, BD]
     kept = memory * tl.exp(tl.load(log_gamma_ptr + at))
-    return kept - tl.dot(p.to(DOT), kept.to(DOT), input_precision=PRECISION)
+    return kept - tl.dot(operand(p, DOT, PRECISION), operand(kept, DOT, PRECISION), input_precision=PRECISION)
 
 
 @triton.jit

@@ -16,6 +16,15 @@ def turn(x, cos, sin, BS: tl.constexpr, BD: tl.constexpr):
 
 
 @triton.jit
+def operand(x, DOT: tl.constexpr, PRECISION: tl.constexpr):
+    """x as a product takes it. Tensor cores cut a float32 to tf32; adding half of the last bit first rounds it."""
+    if tl.float32 == DOT and PRECISION == "tf32":
+        bits = x.to(tl.float32).to(tl.uint32, bitcast=True)
+        return ((bits + 0x1000) & 0xFFFFE000).to(tl.float32, bitcast=True)
+    return x.to(DOT)
+
+
+@triton.jit
 def angles(cos_ptr, sin_ptr, row, live, D: tl.constexpr, BD: tl.constexpr):
     pair = tl.arange(0, BD // 2)
     at = row[:, None] * (D // 2) + pair[None, :]
@@ -83,11 +92,11 @@ def _summarise(
             cos, sin = angles(cos_ptr, sin_ptr, row, live, D, BD)
             k = turn(k, cos, sin, BS, BD)
         weighted = k * tl.load(beta_ptr + row, mask=live, other=0.0).to(tl.float32)[:, None]
-        left = tl.trans(weighted.to(DOT))
+        left = tl.trans(operand(weighted, DOT, PRECISION))
         if P:
-            p = tl.dot(left, k.to(DOT), p, input_precision=PRECISION)
+            p = tl.dot(left, operand(k, DOT, PRECISION), p, input_precision=PRECISION)
         if A:
-            a = tl.dot(left, rows(v_ptr, row, live, v_n, E, BE).to(DOT), a, input_precision=PRECISION)
+            a = tl.dot(left, operand(rows(v_ptr, row, live, v_n, E, BE), DOT, PRECISION), a, input_precision=PRECISION)
         if SUMS:
             sums += tl.sum(weighted, 0)
     if P:
@@ -154,7 +163,9 @@ def readout_kernel(
     out_ptr += ((batch * frames + frame) * tokens * heads + head) * E
     cos_ptr += frame * tokens * (D // 2)
     sin_ptr += frame * tokens * (D // 2)
-    memory = (matrix(f_ptr + unit * D * E, D, E, BD, BE) + matrix(r_ptr + unit * D * E, D, E, BD, BE)).to(DOT)
+    memory = operand(
+        matrix(f_ptr + unit * D * E, D, E, BD, BE) + matrix(r_ptr + unit * D * E, D, E, BD, BE), DOT, PRECISION
+    )
     if DIVIDE:
         z = vector(zf_ptr + unit * D, D, BD) + vector(zr_ptr + unit * D, D, BD)
     for start in range(0, tokens, BS):
@@ -165,7 +176,7 @@ def readout_kernel(
         if ROPE:
             cos, sin = angles(cos_ptr, sin_ptr, row, live, D, BD)
             turned = turn(q, cos, sin, BS, BD)
-        out = tl.dot(turned.to(DOT), memory, input_precision=PRECISION)  # [BS, BE]
+        out = tl.dot(operand(turned, DOT, PRECISION), memory, input_precision=PRECISION)  # [BS, BE]
         if DIVIDE:
             den = tl.sum(q * z[None, :], 1) + eps
             tl.store(den_ptr + unit * tokens + row, den, mask=live)

@@ -6,7 +6,7 @@ Two programs share a frame: each makes one gradient from operands that together 
 import triton
 import triton.language as tl
 
-from gdn_kernels.frame_gdn.fused.tokens import angles, matrix, place, put_matrix, put_rows, rows, turn, vector
+from gdn_kernels.frame_gdn.fused.tokens import angles, matrix, operand, place, put_matrix, put_rows, rows, turn, vector
 
 
 @triton.jit
@@ -30,7 +30,9 @@ def readout_backward_kernel(
     cos_ptr += frame * tokens * (D // 2)
     sin_ptr += frame * tokens * (D // 2)
     if role == 0:
-        memory = (matrix(f_ptr + unit * D * E, D, E, BD, BE) + matrix(r_ptr + unit * D * E, D, E, BD, BE)).to(DOT)
+        memory = operand(
+            matrix(f_ptr + unit * D * E, D, E, BD, BE) + matrix(r_ptr + unit * D * E, D, E, BD, BE), DOT, PRECISION
+        )
         back = tl.trans(memory)
         d_z = tl.zeros([BD], tl.float32)
         for start in range(0, tokens, BS):
@@ -40,7 +42,7 @@ def readout_backward_kernel(
             if DIVIDE:
                 d_num = d_num / tl.load(den_ptr + row, mask=live, other=1.0)[:, None]
                 d_den = -tl.sum(d_num * rows(out_ptr, row, live, heads * E, E, BE), 1)
-            d_q = tl.dot(d_num.to(DOT), back, input_precision=PRECISION)  # [BS, BD]
+            d_q = tl.dot(operand(d_num, DOT, PRECISION), back, input_precision=PRECISION)  # [BS, BD]
             if ROPE:
                 cos, sin = angles(cos_ptr, sin_ptr, row, live, D, BD)
                 d_q = turn(d_q, cos, -sin, BS, BD)
@@ -64,7 +66,9 @@ def readout_backward_kernel(
                 q = turn(q, cos, sin, BS, BD)
             if DIVIDE:
                 d_num = d_num / tl.load(den_ptr + row, mask=live, other=1.0)[:, None]
-            d_kv = tl.dot(tl.trans(q.to(DOT)), d_num.to(DOT), d_kv, input_precision=PRECISION)
+            d_kv = tl.dot(
+                tl.trans(operand(q, DOT, PRECISION)), operand(d_num, DOT, PRECISION), d_kv, input_precision=PRECISION
+            )
         put_matrix(d_kv_ptr + unit * D * E, d_kv, D, E, BD, BE)
 
 
@@ -102,7 +106,7 @@ def _times_blocks(
             x = turn(x, cos, sin, BS, BK)
         fits = (col < W)[:, None] & (out < V)[None, :]
         m = tl.load(m_ptr + col[:, None] * m_row + out[None, :] * m_col, mask=fits, other=0.0)  # [BK, BV]
-        acc = tl.dot(x.to(DOT), m.to(DOT), acc, input_precision=PRECISION)
+        acc = tl.dot(operand(x, DOT, PRECISION), operand(m, DOT, PRECISION), acc, input_precision=PRECISION)
     return acc
 
 
@@ -127,8 +131,8 @@ def summary_backward_kernel(
     d_a_ptr += unit * D * E
     if role == 0:
         if not SPLIT:
-            d_p = matrix(d_p_ptr, D, D, BD, BD).to(DOT)
-            back = tl.trans(matrix(d_a_ptr, D, E, BD, BE).to(DOT))
+            d_p = operand(matrix(d_p_ptr, D, D, BD, BD), DOT, PRECISION)
+            back = tl.trans(operand(matrix(d_a_ptr, D, E, BD, BE), DOT, PRECISION))
         for start in range(0, tokens, BS):
             row = start + tl.arange(0, BS)
             live = row < tokens
@@ -149,8 +153,10 @@ def summary_backward_kernel(
                 cos, sin = angles(cos_ptr, sin_ptr, row, live, D, BD)
                 turned = turn(k, cos, sin, BS, BD)
             if not SPLIT:
-                d_k = tl.dot(turned.to(DOT), d_p, input_precision=PRECISION)
-                d_k = tl.dot(rows(v_ptr, row, live, v_n, E, BE).to(DOT), back, d_k, input_precision=PRECISION)
+                d_k = tl.dot(operand(turned, DOT, PRECISION), d_p, input_precision=PRECISION)
+                d_k = tl.dot(
+                    operand(rows(v_ptr, row, live, v_n, E, BE), DOT, PRECISION), back, d_k, input_precision=PRECISION
+                )
             gate = tl.sum(d_k * turned, 1) * 0.5
             d_k = d_k * weight[:, None]
             if ROPE:
@@ -165,16 +171,24 @@ def summary_backward_kernel(
             put_rows(d_k_ptr + tokens_before * D, d_k, row, live, heads * D, D, BD)
             tl.store(d_beta_ptr + row, gate, mask=live)
     else:
-        d_a = matrix(d_a_ptr, D, E, BD, BE).to(DOT)
+        if not SPLIT:
+            d_a = operand(matrix(d_a_ptr, D, E, BD, BE), DOT, PRECISION)
         for start in range(0, tokens, BS):
             row = start + tl.arange(0, BS)
             live = row < tokens
-            k = rows(k_ptr, row, live, k_n, D, BD)
             v = rows(v_ptr, row, live, v_n, E, BE)
             weight = tl.load(beta_ptr + row, mask=live, other=0.0).to(tl.float32)
-            if ROPE:
-                cos, sin = angles(cos_ptr, sin_ptr, row, live, D, BD)
-                k = turn(k, cos, sin, BS, BD)
-            d_v = tl.dot(k.to(DOT), d_a, input_precision=PRECISION)  # [BS, BE]
+            if SPLIT:
+                d_v = tl.zeros([BS, BE], tl.float32)
+                d_v = _times_blocks(
+                    d_v, k_ptr, cos_ptr, sin_ptr, d_a_ptr, row, live, k_n, E, 1,
+                    D, E, BD, BE, BS, 16, ROPE, DOT, PRECISION,
+                )  # fmt: skip
+            else:
+                k = rows(k_ptr, row, live, k_n, D, BD)
+                if ROPE:
+                    cos, sin = angles(cos_ptr, sin_ptr, row, live, D, BD)
+                    k = turn(k, cos, sin, BS, BD)
+                d_v = tl.dot(operand(k, DOT, PRECISION), d_a, input_precision=PRECISION)  # [BS, BE]
             tl.store(d_beta_ptr + row, tl.sum(d_v * v, 1) * 0.5, mask=live)
             put_rows(d_v_ptr + tokens_before * E, d_v * weight[:, None], row, live, heads * E, E, BE)
