@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 root=${1:-out/stages-tiny}
 steps=${STEPS:-150}
+log_every=$((steps < 25 ? 1 : 5))
 read -r -a command <<<"${SANA_WM:-uv run sana-wm}"
 go() { "${command[@]}" "$@"; }
 
@@ -16,9 +17,10 @@ go data check "$root/clips"
 before=""
 for stage in tiny_gdn tiny_hybrid tiny_camera tiny_chunk_causal; do
     if [ -f "$root/$stage/stage.json" ]; then
-        go train --resume "$root/$stage" --set train.steps="$steps"
+        go train --resume "$root/$stage" --set train.steps="$steps" --set train.log_every="$log_every"
     else
-        go train "$stage" --data "$root/clips" --out "$root/$stage" --init "$before" --set train.steps="$steps"
+        go train "$stage" --data "$root/clips" --out "$root/$stage" --init "$before" --set train.steps="$steps" \
+            --set train.log_every="$log_every"
     fi
     before="$root/$stage"
 done

@@ -171,6 +171,27 @@ def test_a_pair_is_learnt_and_the_reference_is_seen_but_not_learnt(folder: Path,
     assert trainer.loss(pair)[0] < 0.8 * first
 
 
+def test_the_network_is_told_the_level_of_what_it_is_shown(
+    folder: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, shown = _trainer(folder, pairs, tmp_path / "run"), []
+    plain, pair = Refiner.predict, trainer.pairs.load(0)
+
+    def watched(self: Refiner, x: Tensor, sigma: float, state: dict[str, Tensor]) -> Tensor:
+        shown.append((x, sigma))
+        return plain(self, x, sigma, state)
+
+    monkeypatch.setattr(Refiner, "predict", watched)
+    for step in range(4):
+        trainer.steps_done = step
+        _, metrics = trainer.loss(pair)
+        x, sigma = shown[-1]
+        assert sigma == metrics["sigma"]
+        start_error = ((x - pair.high[:, :, 1:]) * SIGMAS[0] / sigma).square().mean()
+        assert float(start_error) == pytest.approx(metrics["start_error"], rel=1e-3)
+    assert len({sigma for _, sigma in shown}) == 4
+
+
 def test_recomputing_changes_no_gradient(folder: Path, pairs: Path, tmp_path: Path) -> None:
     grads = []
     for recompute in (True, False):
@@ -210,9 +231,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(folder: Path, pairs: Path, tmp_p
 def test_numbers_that_are_not_finite_stop_the_run(folder: Path, pairs: Path, tmp_path: Path) -> None:
     trainer = _trainer(folder, pairs, tmp_path / "run")
     before = {k: p.detach().clone() for k, p in trainer.trained.items()}
+    name = "transformer_blocks.1.attn2.to_k.lora_B.weight"
+    hook = trainer.trained[name].register_hook(lambda grad: grad * float("nan"))
+    with pytest.raises(RefinerStopped, match=rf"step 0: the gradient of {name} is not finite, on p\d, p\d"):
+        trainer.step()
+    hook.remove()
     with torch.no_grad():
         trainer.model.proj_out.weight[0, 0] = float("nan")
-    with pytest.raises(RefinerStopped, match=r"step 0: the loss is nan on pair p\d"):
+    with pytest.raises(RefinerStopped, match=r"step 0: the loss is nan on pair p\d; .* not finite: proj_out\.weight"):
         trainer.step()
     assert all(torch.equal(p, before[k]) for k, p in trainer.trained.items())
 

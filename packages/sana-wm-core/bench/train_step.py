@@ -22,7 +22,9 @@ from collections.abc import Callable
 from typing import Any
 
 SIDES = ("ours", "diffusers")
-TOLERANCE = 1e-3
+# Of the loss and of all gradients together; and of a single parameter's. Softmax blocks round to bfloat16 on both
+# sides, as published, so that gradients which nearly cancel (those of key biases) differ by their rounding.
+TOLERANCE, EACH = 1e-3, 5e-2
 
 
 def main() -> None:
@@ -53,7 +55,10 @@ def main() -> None:
 
 
 def _child(words: list[str]) -> str:
-    return subprocess.run([sys.executable, __file__, *words], check=True, stdout=subprocess.PIPE, text=True).stdout
+    done = subprocess.run([sys.executable, __file__, *words], check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout
 
 
 def _report(side: str, given: argparse.Namespace, rows: list[dict[str, Any]]) -> float:
@@ -94,16 +99,21 @@ def compare(given: argparse.Namespace) -> str:
         model = make_model(side, given.layers, audible=True)
         loss = loss_of(model, *make_batch(given.batch, given.frames, model.config.in_channels, _caption(model)))
         loss.backward()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         grads.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     ours, theirs = grads
     if ours.keys() != theirs.keys():
         sys.exit(f"gradients on one side only: {sorted(ours.keys() ^ theirs.keys())[:3]}")
-    scale = max(float(g.norm()) for g in theirs.values())
-    off = {name: float((ours[name] - g).norm()) / max(float(g.norm()), 1e-4 * scale) for name, g in theirs.items()}
-    worst = max(off, key=lambda name: off[name])
-    line = f"loss {losses[0]:.6f} and {losses[1]:.6f}; {len(ours)} gradients, the furthest apart by {off[worst]:.1e} ({worst})"
-    if abs(losses[0] - losses[1]) > TOLERANCE * losses[1] or off[worst] > TOLERANCE:
+    scale = sum(float(g.square().sum()) for g in theirs.values()) ** 0.5
+    apart = {name: float((ours[name] - g).norm()) for name, g in theirs.items()}
+    together = sum(d * d for d in apart.values()) ** 0.5 / scale
+    each = {name: d / max(float(theirs[name].norm()), 1e-4 * scale) for name, d in apart.items()}
+    worst = max(each, key=lambda name: each[name])
+    line = (
+        f"loss {losses[0]:.6f} and {losses[1]:.6f}; {len(ours)} gradients differ by {together:.1e} together, by "
+        f"{each[worst]:.1e} at most ({worst})"
+    )
+    if abs(losses[0] - losses[1]) > TOLERANCE * losses[1] or together > TOLERANCE or each[worst] > EACH:
         sys.exit(f"not the same step: {line}")
     return line
 

@@ -87,13 +87,16 @@ def test_plan_run_resume_export_and_curve(place: Path, capsys: pytest.CaptureFix
     assert "     3/3  loss" in capsys.readouterr().out
     steps = [json.loads(line)["step"] for line in (place / "run/metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]
+    short = ("--set", "train.log_every=50", "--set", "train.steps=4")
+    assert _call(place, "--resume", "@run", *short) == 0, "the last step is always written down"
+    assert json.loads((place / "run/metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
     assert _call(place, "--resume", "@run", "--set", "optim.learning_rate=0.5") == 2
     assert "other settings: optim.learning_rate: 1e-05 -> 0.5" in capsys.readouterr().err
     export_run(place / "run", place / "weights")
     _, model = load_run(place / "run")
     read = load_transformer(place / "weights", subfolder="transformer")
     assert all(torch.equal(v, read.state_dict()[k]) for k, v in model.state_dict().items())
-    assert len(read_curve(place / "run")) == 3
+    assert len(read_curve(place / "run")) == 4
     draw_curves([place / "run", place / "run"], place / "loss.png")
     assert (place / "loss.png").stat().st_size > 2000
     assert smooth([(1, 2.0), (2, 2.0)]) == [(1, pytest.approx(2.0)), (2, pytest.approx(2.0))]

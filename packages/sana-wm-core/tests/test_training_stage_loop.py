@@ -154,6 +154,13 @@ def test_invariant_28_numbers_that_are_not_finite_stop_the_run_before_the_weight
     trainer = make_trainer(make_stage(), clips, tmp_path / "run")
     trainer.step()
     trainer.save()
+    before = {k: p.detach().clone() for k, p in trainer.trained.items()}
+    hook = trainer.trained["blocks.1.attn.qkv.weight"].register_hook(lambda grad: grad * float("nan"))
+    what = r"step 1: the gradient of blocks\.1\.attn\.qkv\.weight is not finite, of clips c\d, c\d"
+    with pytest.raises(RunStopped, match=what):
+        trainer.step()
+    hook.remove()
+    assert all(torch.equal(before[k], p) for k, p in trainer.trained.items()) and trainer.steps_done == 1
     with torch.no_grad():
         trainer.trained["blocks.0.attn.proj.weight"][0, 0] = float("nan")
     held = {k: p.detach().clone() for k, p in trainer.trained.items()}
@@ -220,6 +227,24 @@ def test_validation_repeats_itself_and_leaves_the_weights_alone(clips: Path, tmp
     first = trainer.held_out_loss()
     assert first == trainer.held_out_loss() > 0
     assert all(torch.equal(held[k], p) for k, p in trainer.trained.items())
+
+
+def test_averaged_weights_follow_slowly_and_are_the_ones_validated(clips: Path, tmp_path: Path) -> None:
+    stage = make_stage(optim={"ema": 0.75, "learning_rate": 1e-2}, train={"steps": 100})
+    trainer, key = make_trainer(stage, clips, tmp_path / "run"), "blocks.0.attn.qkv.weight"
+    want = trainer.trained[key].detach().clone()
+    for _ in range(3):
+        trainer.step()
+        want = 0.75 * want + 0.25 * trainer.trained[key].detach()
+    torch.testing.assert_close(trainer.average[key], want)
+    losses = []
+    for weights in (trainer.average, trainer.trained):
+        plain = make_trainer(make_stage(), clips, tmp_path / "plain")
+        with torch.no_grad():
+            for name, p in plain.trained.items():
+                p.copy_(weights[name])
+        losses.append(plain.held_out_loss())
+    assert trainer.held_out_loss() == pytest.approx(losses[0], rel=1e-6) != pytest.approx(losses[1], rel=1e-4)
 
 
 def test_old_checkpoints_go_and_half_written_ones_do_not_count(clips: Path, tmp_path: Path) -> None:

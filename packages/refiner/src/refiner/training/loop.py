@@ -92,14 +92,15 @@ class RefinerTrainer:
             (loss / s.batch).backward()
             for key, value in metrics.items():
                 total[key] += value / s.batch
-        norm = float(nn.utils.clip_grad_norm_(self.trained.values(), s.clip))
+        given = {name: p.grad for name, p in self.trained.items() if p.grad is not None}
+        total_norm = nn.utils.get_total_norm(list(given.values()))
+        norm = float(total_norm)
         if not norm < float("inf"):
-            bad = [k for k, p in self.trained.items() if p.grad is not None and not torch.isfinite(p.grad).all()]
+            # Named before anything is cut: cutting by such a norm would spread it over all gradients.
+            bad = next((name for name, g in given.items() if not torch.isfinite(g).all()), "the adapters")
             self.optimizer.zero_grad(set_to_none=True)
-            names = ", ".join(seen)
-            raise RefinerStopped(
-                f"step {self.steps_done}: the gradient of {bad[0] if bad else 'the adapters'} is not finite, on {names}"
-            )
+            raise RefinerStopped(f"step {self.steps_done}: the gradient of {bad} is not finite, on {', '.join(seen)}")
+        nn.utils.clip_grads_with_norm_(self.trained.values(), s.clip, total_norm)
         self.optimizer.param_groups[0]["lr"] = s.learning_rate * min(1.0, (self.steps_done + 1) / max(s.warmup, 1))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

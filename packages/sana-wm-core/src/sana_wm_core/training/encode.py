@@ -24,7 +24,7 @@ def read_manifest(folder: str | Path) -> list[dict]:
     """Rows of manifest.jsonl.
 
     Raises:
-        ValueError: The file is missing or a line is not JSON; the line is named.
+        ValueError: The file is missing, lists nothing, or a line is not JSON; the line is named.
     """
     path = Path(folder) / "manifest.jsonl"
     if not path.is_file():
@@ -35,7 +35,14 @@ def read_manifest(folder: str | Path) -> list[dict]:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}: line {number} is not JSON ({error.msg})") from error
+    if not rows:
+        kept = "; no annotated clip was kept, verdicts.jsonl beside it says why" if _judged(path) else ""
+        raise ValueError(f"{path}: no clips in it{kept}")
     return rows
+
+
+def _judged(manifest: Path) -> bool:
+    return (manifest.parent / "verdicts.jsonl").is_file()
 
 
 def read_frames(path: str | Path) -> np.ndarray:

@@ -59,8 +59,8 @@ def prepare_clips(
         raise ValueError(
             f"size {size[0]}x{size[1]} must be multiples of {stride}, for example {22 * stride}x{40 * stride}"
         )
-    out.mkdir(parents=True, exist_ok=True)
     rows = read_manifest(folder)
+    out.mkdir(parents=True, exist_ok=True)
     if not (out / "text_null.safetensors").is_file():
         _save(out / "text_null.safetensors", {"text": _features(text, "")})
     entries = []

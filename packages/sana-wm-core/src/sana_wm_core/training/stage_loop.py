@@ -30,15 +30,17 @@ from sana_wm_core.training.clips import ClipSet, Entry, passes
 from sana_wm_core.training.distill.rollout import behind_clean
 from sana_wm_core.training.objective import FrameErrors, by_chunk, by_sigma, frame_errors
 from sana_wm_core.training.order import Order
-from sana_wm_core.training.parallel.mesh import Ranks, release, trained_parameters, whole
+from sana_wm_core.training.parallel.mesh import Ranks, release, trained_parameters
 from sana_wm_core.training.plan import check_batch
-from sana_wm_core.training.stage_optim import make_optimizer, materialise, set_rate, state_tensors
+from sana_wm_core.training.stage_optim import clip_gradients, make_optimizer, materialise, set_rate, state_tensors
 from sana_wm_core.training.stages import Stage, changed_fields
 from sana_wm_core.training.watch import watching
 
 Report = Callable[[dict[str, float]], None]
 # A validation's draws must not be those of any training step.
 _VALIDATION = -1
+# Said to be the first tensor that is not finite where all inputs and weights are.
+_VELOCITY = "the velocity"
 
 
 class RunStopped(RuntimeError):
@@ -106,7 +108,7 @@ class StageTrainer:
                 metrics["held_out"] = self.held_out_loss()
                 if not self.ranks.together:
                     metrics["transition_norm"] = self.transition_norm()
-            if self.steps_done % t.log_every == 0 or "held_out" in metrics:
+            if self.steps_done % t.log_every == 0 or "held_out" in metrics or self.steps_done == t.steps:
                 self._log(metrics, report)
             if self.steps_done % self.stage.saving.every == 0:
                 self.save()
@@ -131,7 +133,7 @@ class StageTrainer:
             (loss * self.ranks.layout.world).backward()
             share += loss.detach()
             lines.append((FrameErrors(errors.error_bt.detach(), errors.weight_bt), batch))
-        norm = self._move()
+        norm = self._move([batch for _, batch in lines])
         return {"step": self.steps_done, "loss": float(self.ranks.total(share)), "grad_norm": norm} | self._by(lines)
 
     def errors(self, batch: Batch) -> tuple[FrameErrors, Tensor]:
@@ -216,13 +218,23 @@ class StageTrainer:
         out |= {f"average.{name}": value for name, value in self.average.items()}
         return out | state_tensors(self.optimizer, self.trained)
 
-    def _move(self) -> float:
+    def first_bad(self, batch: Batch) -> str:
+        """The first input or weight that is not finite, by name."""
+        inputs = {"latents": batch.clip.latents, "text features": batch.conditions["encoder_hidden_states"]}
+        inputs |= {k: v for k, v in batch.conditions.items() if k in ("camera_conditions", "chunk_plucker")}
+        tensors = inputs | dict(self.model.named_parameters())
+        bad = (k for k, v in tensors.items() if v is not None and not torch.isfinite(_local(v)).all())
+        return next(bad, _VELOCITY)
+
+    def _move(self, batches: list[Batch]) -> float:
         optim, t = self.stage.optim, self.steps_done
-        norm = float(whole(nn.utils.clip_grad_norm_(self.trained.values(), optim.clip)))
-        if not torch.isfinite(torch.tensor(norm)):
-            bad = [k for k, p in self.trained.items() if p.grad is not None and not torch.isfinite(whole(p.grad)).all()]
+        norm, bad = clip_gradients(self.trained, optim.clip)
+        if bad:
             self.optimizer.zero_grad(set_to_none=True)
-            raise RunStopped(f"step {t}: the gradient of {bad[0] if bad else 'some tensor'} is not finite")
+            clips = ", ".join(name for batch in batches for name in batch.ids)
+            wrong = [name for name in map(self.first_bad, batches) if name != _VELOCITY]
+            where = f"; first tensor that is not finite: {wrong[0]}" if wrong else ""
+            raise RunStopped(f"step {t}: the gradient of {bad} is not finite, of clips {clips}{where}")
         set_rate(self.optimizer, optim.learning_rate * optim.share(t, self.stage.train.steps))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -240,11 +252,7 @@ class StageTrainer:
         where = "on another rank"
         if float(wrong):
             clips = [name for name, total in zip(batch.ids, errors.sums[0], strict=True) if not torch.isfinite(total)]
-            inputs = {"latents": batch.clip.latents, "text features": batch.conditions["encoder_hidden_states"]}
-            inputs |= {k: v for k, v in batch.conditions.items() if k in ("camera_conditions", "chunk_plucker")}
-            tensors = inputs | dict(self.model.named_parameters())
-            bad = [k for k, v in tensors.items() if v is not None and not torch.isfinite(_local(v)).all()]
-            where = f"of clip {', '.join(clips)}; first tensor that is not finite: {bad[0] if bad else 'the velocity'}"
+            where = f"of clip {', '.join(clips)}; first tensor that is not finite: {self.first_bad(batch)}"
         raise RunStopped(f"step {self.steps_done}: the loss is {loss.item()} {where}")
 
     def _by(self, lines: list[tuple[FrameErrors, Batch]]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sana_wm_core.training.parallel.mesh import whole
 from sana_wm_core.training.stages import Optim
 
 
@@ -59,6 +60,22 @@ def materialise(optimizer: torch.optim.Optimizer) -> None:
         set_rate(optimizer, rate)
         for p, grad in held.items():
             p.grad = grad
+
+
+@torch.no_grad()
+def clip_gradients(parameters: dict[str, nn.Parameter], limit: float) -> tuple[float, str]:
+    """Cut the global norm of all gradients to `limit`; returns the norm before, and "".
+
+    Where the norm is not finite nothing is cut, and the name of the first such gradient is returned beside it: cutting
+    by it would spread it over all of them.
+    """
+    given = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    total = nn.utils.get_total_norm(list(given.values()))
+    norm = float(whole(total))
+    if norm < float("inf"):
+        nn.utils.clip_grads_with_norm_(parameters.values(), limit, total)
+        return norm, ""
+    return norm, next((name for name, g in given.items() if not torch.isfinite(whole(g)).all()), "some tensor")
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

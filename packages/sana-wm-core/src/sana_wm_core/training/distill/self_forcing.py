@@ -30,9 +30,9 @@ from sana_wm_core.training.distill.dmd import (
 )
 from sana_wm_core.training.distill.rollout import roll_out, step_levels
 from sana_wm_core.training.draws import stream
-from sana_wm_core.training.parallel.mesh import trained_parameters, whole
+from sana_wm_core.training.parallel.mesh import trained_parameters
 from sana_wm_core.training.stage_loop import RunStopped, StageTrainer
-from sana_wm_core.training.stage_optim import make_optimizer, materialise, set_rate, state_tensors
+from sana_wm_core.training.stage_optim import clip_gradients, make_optimizer, materialise, set_rate, state_tensors
 from sana_wm_core.training.stages import Start
 from sana_wm_core.training.starting import begin
 
@@ -132,6 +132,14 @@ class SelfForcingTrainer(StageTrainer):
         states = state_tensors(self.fake_optimizer, self.fake_trained)
         return super().tensors() | fake | {k.replace("optim.", "optim_fake.", 1): v for k, v in states.items()}
 
+    def first_bad(self, batch: Batch) -> str:
+        """The first input or weight of the student or a score that is not finite, by name."""
+        scores = {"fake": self.fake, "real": self.real}
+        weights = {f"{who}.{k}": p for who, model in scores.items() for k, p in model.named_parameters()}
+        bad = [k for k, p in weights.items() if not torch.isfinite(p).all()]
+        own = super().first_bad(batch)
+        return bad[0] if own == "the velocity" and bad else own
+
     def _move_student(self, batch: Batch, place: int) -> dict[str, float]:
         loss, size = self.student_loss(batch, place)
         self._require_finite("generator", loss, batch)
@@ -156,11 +164,10 @@ class SelfForcingTrainer(StageTrainer):
     def _descend(
         self, optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], rate: float, who: str
     ) -> float:
-        norm = float(whole(nn.utils.clip_grad_norm_(parameters.values(), self.stage.optim.clip)))
-        if not torch.isfinite(torch.tensor(norm)):
-            bad = [k for k, p in parameters.items() if p.grad is not None and not torch.isfinite(p.grad).all()]
+        norm, bad = clip_gradients(parameters, self.stage.optim.clip)
+        if bad:
             optimizer.zero_grad(set_to_none=True)
-            raise RunStopped(f"step {self.steps_done}: the {who}'s gradient of {bad[0]} is not finite")
+            raise RunStopped(f"step {self.steps_done}: the {who}'s gradient of {bad} is not finite")
         set_rate(optimizer, rate * self.stage.optim.share(self.steps_done, self.stage.train.steps))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -168,7 +175,8 @@ class SelfForcingTrainer(StageTrainer):
 
     def _require_finite(self, who: str, loss: Tensor, batch: Batch) -> None:
         if not torch.isfinite(loss):
-            raise RunStopped(f"step {self.steps_done}: the {who}'s loss is {loss.item()} on {', '.join(batch.ids)}")
+            where = f"on {', '.join(batch.ids)}; first tensor that is not finite: {self.first_bad(batch)}"
+            raise RunStopped(f"step {self.steps_done}: the {who}'s loss is {loss.item()} {where}")
 
     def _batch(self, place: int) -> Batch:
         return self.batches(self.order.step(place), place)
