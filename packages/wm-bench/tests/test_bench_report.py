@@ -13,8 +13,9 @@ from wm_bench.camera_following import PoseRules
 from wm_bench.comparison import compare
 from wm_bench.report import pick_strips, write_report
 from wm_bench.report.compared import compare_table, write_comparison
-from wm_bench.report.plots import _is_open, curves_svg
-from wm_bench.report.tables import CSV_COLUMNS, number
+from wm_bench.report.parts import interval_mark
+from wm_bench.report.plots import curve_plots
+from wm_bench.report.tables import CSV_COLUMNS, is_open, number, one_of_each
 from wm_bench.scoring import Options, score_folder
 from wm_bench.sheet import read_sheet
 from wm_bench.submission import read_submission
@@ -50,7 +51,8 @@ def test_the_page_stands_alone(pages):
     page = (pages / "turned" / "report.html").read_text()
     assert "<script" not in page and "<link" not in page and "@import" not in page
     assert not re.findall(r"(?:src|href)=(?!['\"]?(?:data:|#))", page)
-    assert page.count("<svg") == 3 and page.count("data:image/jpeg") == 2
+    # Two protocols, PSNR and sharpness over time; a path a scene; six bars; two strips.
+    assert page.count("<svg") == 4 + 3 + 6 and page.count("data:image/jpeg") == 2
     for words in ("Over time", "Paths from above", "By category", "Worst and best clips", "Quoted, not measured"):
         assert words in page
 
@@ -58,14 +60,16 @@ def test_the_page_stands_alone(pages):
 def test_curves_of_open_alignments_are_left_out(scored):
     sheet = copy.deepcopy(scored["turned"][0])
     names = [n for n in sheet["metrics"] if n.startswith("rot_err_deg@") and "mean" in sheet["metrics"][n]]
-    assert names and not any(_is_open(sheet, name) for name in names)
-    drawn = curves_svg(sheet)
+    assert names and not any(is_open(sheet, name) for name in names)
+    drawn = curve_plots(sheet)
     for name in names:
         sheet["metrics"][name]["flagged"] = {"straight": sheet["metrics"][name]["n"]}
-        assert _is_open(sheet, name)
-    assert len(curves_svg(sheet)) < len(drawn)
-    sheet["metrics"][names[0]]["flagged"] = {"straight": 1}
-    assert not _is_open(sheet, names[0])
+        assert is_open(sheet, name)
+    assert len(curve_plots(sheet)) == len(drawn) - len(names)
+    sheet["metrics"][names[1]]["flagged"] = {"straight": 1}
+    assert not is_open(sheet, names[1])
+    # Where one protocol has to stand for all, it is one whose alignment is known.
+    assert one_of_each(sheet, names) == [names[1]]
 
 
 def test_the_page_says_what_is_missing(pages):
@@ -132,6 +136,19 @@ def test_without_a_clip_the_report_still_stands(split, tmp_path):
     sheet = score_folder(tmp_path / "videos", split, dataclasses.replace(ORACLE, estimators=("oracle",)))
     write_report(sheet, tmp_path / "out", pick_strips(sheet, split, {}))
     assert "Partial coverage: 0 of 4" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_an_interval_is_drawn_on_its_side_of_zero():
+    def ends(low, mean, high):
+        drawn = interval_mark(low, mean, high, "red")
+        a, b = re.search(r"M([\d.]+) 8H([\d.]+)", drawn).groups()
+        return float(a), float(re.search(r"cx='([\d.]+)'", drawn).group(1)), float(b)
+
+    assert ends(1.0, 2.0, 4.0) == (67.0, 79.0, 103.0)
+    assert ends(-4.0, -2.0, -1.0) == (7.0, 31.0, 43.0)
+    a, middle, b = ends(-1.0, 0.0, 0.5)
+    assert a < middle == 55.0 < b
+    assert ends(0.0, 0.0, 0.0) == (55.0, 55.0, 55.0) and interval_mark(None, 1.0, None, "red") == ""
 
 
 @pytest.mark.parametrize(

@@ -26,14 +26,14 @@ POSE = {
 
 FRAMES = {
     "revisit_psnr_db": Metric("dB", "higher", "pairs", "PSNR of frames at revisited places, best five pairs"),
-    "revisit_ssim": Metric("", "higher", "pairs", "SSIM of the same frames"),
-    "revisit_lpips": Metric("", "lower", "pairs", "LPIPS of the same frames"),
+    "revisit_ssim": Metric("", "higher", "pairs", "SSIM of frames at revisited places, best five pairs"),
+    "revisit_lpips": Metric("", "lower", "pairs", "LPIPS of frames at revisited places, best five pairs"),
     "revisit_warp_psnr_db": Metric("dB", "higher", "pairs", "PSNR after moving one frame onto the other by true depth"),
-    "revisit_warp_gap_db": Metric("dB", "higher", "pairs", "the same minus the exact render's own value"),
+    "revisit_warp_gap_db": Metric("dB", "higher", "pairs", "revisit_warp_psnr_db minus the exact render's own"),
     "ref_psnr_db": Metric("dB", "higher", "scenes", "PSNR to the exact render, frame 0 left out"),
     "ref_ssim": Metric("", "higher", "scenes", "SSIM to the exact render, frame 0 left out"),
     "warp_psnr_db": Metric("dB", "higher", "scenes", "PSNR of a frame moved by true depth onto the one a second later"),
-    "warp_gap_db": Metric("dB", "higher", "scenes", "the same minus the exact render's own value"),
+    "warp_gap_db": Metric("dB", "higher", "scenes", "warp_psnr_db minus the exact render's own"),
     "flicker_tf": Metric("", "neither", "scenes", "VBench temporal flickering: 1 - mean change between frames / 255"),
     "drift_ref_psnr_db": Metric("dB", "lower", "scenes", "PSNR to the render, first 10 s minus last 10 s"),
     "drift_sharpness": Metric("", "lower", "scenes", "proxy sharpness ratio, first 10 s minus last 10 s"),
@@ -59,6 +59,45 @@ OUTSIDE = {
     "temporal_style": Metric("", "higher", "scenes", "VBench TS"),
     "vbench_quality": Metric("of 100", "higher", "scenes", "VBench quality score of seven dimensions, clip by clip"),
 }
+
+
+_TITLES = {
+    "rot_err_deg": "Rotation error",
+    "trans_err_m": "Position error",
+    "cam_mc": "CamMC",
+    "rel_rot_deg": "Rotation error over 1 s",
+    "rel_trans_m": "Position error over 1 s",
+    "rot_slope_deg_per_min": "Growth of the rotation error",
+    "registered": "Frames placed",
+    "revisit_psnr_db": "PSNR at revisits",
+    "revisit_ssim": "SSIM at revisits",
+    "revisit_lpips": "LPIPS at revisits",
+    "revisit_warp_psnr_db": "PSNR at revisits, by depth",
+    "revisit_warp_gap_db": "Geometry at revisits",
+    "ref_psnr_db": "PSNR to the truth",
+    "ref_ssim": "SSIM to the truth",
+    "warp_psnr_db": "PSNR over 1 s, by depth",
+    "warp_gap_db": "Geometry over 1 s",
+    "flicker_tf": "Temporal flickering",
+    "drift_ref_psnr_db": "Loss of PSNR over the clip",
+    "drift_sharpness": "Loss of sharpness over the clip",
+    "proxy.sharpness": "Sharpness, relative",
+    "proxy.contrast": "Contrast, relative",
+    "proxy.saturation": "Saturation, relative",
+    "proxy.blockiness": "Blockiness, relative",
+    "vmaf": "VMAF",
+    "vbench_quality": "VBench overall",
+    "imaging_quality": "Imaging quality",
+    "imaging_quality_first": "Imaging quality, first 10 s",
+    "imaging_quality_last": "Imaging quality, last 10 s",
+    "drift_imaging_quality": "Loss of imaging quality",
+}
+
+
+def title_of(name: str) -> str:
+    """A name for people; the name itself where there is none. Protocol and estimator are left out."""
+    base = name.partition("@")[0]
+    return _TITLES.get(base, base)
 
 
 def metric_of(name: str) -> Metric:

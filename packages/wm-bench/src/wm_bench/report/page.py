@@ -1,4 +1,4 @@
-"""Report pages: one HTML file each, with pictures inside, no scripts and nothing loaded from anywhere."""
+"""The report of one method on one split as a page."""
 
 from __future__ import annotations
 
@@ -6,144 +6,108 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from wm_bench.metrics.catalogue import metric_of, title_of
 from wm_bench.quoted import quoted
 from wm_bench.report.clips import ClipStrip
-from wm_bench.report.plots import bars_svg, curves_svg, differences_svg, paths_svg
+from wm_bench.report.parts import Cell, document, grid, named, section, table
+from wm_bench.report.plots import bar_plots, curve_plots, path_plots
 from wm_bench.report.tables import (
     coverage_words,
-    few_scenes_words,
     headline_names,
-    interval_words,
     line_of,
     number,
+    one_of_each,
     ordered_names,
+    scenes_words,
 )
 from wm_bench.sheet import Sheet
 
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#22252b;background:#fff;max-width:1080px;margin:0 auto;padding:28px 22px}
-h1{font-size:27px;line-height:1.2;margin:0 0 4px}h2{font-size:18px;margin:38px 0 10px}
-p{margin:6px 0}.quiet{color:#565b64;font-size:13.5px}
-.banner{border-left:4px solid #c2541b;background:#fbf3ee;padding:9px 13px;margin:16px 0}
-.banner.full{border-color:#3f7d4e;background:#eff6f0}
-table{border-collapse:collapse;font-size:13.5px;width:100%}th{text-align:left;color:#565b64;font-weight:600}
-th,td{padding:4px 10px 4px 0;border-bottom:1px solid #e6e8ec;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.m{font-family:ui-monospace,monospace}
-.wide{overflow-x:auto}svg{max-width:100%;height:auto}.strip{margin:14px 0 20px}.strip img{width:100%;display:block}
-code{font-family:ui-monospace,monospace;font-size:13px}details{margin:8px 0}summary{cursor:pointer}
-"""
 _QUOTED = ("method", "rot_err_deg", "trans_err_m", "cam_mc", "overall")
+_TILES = ("rot_err_deg", "trans_err_m", "ref_psnr_db", "warp_gap_db", "revisit_psnr_db", "vbench_quality")
+_INFO = ("resolution", "fps", "steps", "seed", "dtype", "refiner", "commit")
 _GAP_PX = 3
-BETTER = "Only numbers of one identity, over the same scenes."
 
 
 def score_page(sheet: Sheet, strips: Sequence[ClipStrip]) -> str:
     """The report of one method on one split."""
     c = sheet["coverage"]
     names = headline_names(sheet)
-    bars = [n for n in names if "mean" in sheet["metrics"][n] and not n.startswith("registered")]
+    measured = [n for n in names if "mean" in sheet["metrics"][n] and not n.startswith("registered")]
+    # One protocol of each camera number is enough for a glance; the table has them all.
+    short = one_of_each(sheet, measured)
     body = [
         f"<h1>{escape(sheet['method'])}</h1>",
-        f"<p class=quiet>{escape(sheet['split'])}, {escape(sheet['revision'])}, {c['scored']} scenes</p>",
+        f"<p class=quiet>{escape(sheet['split'])}, {escape(sheet['revision'])}, {scenes_words(c['scored'])}"
+        f"{_made_how(sheet)}</p>",
         f"<div class='banner{' full' if c['headline'] else ''}'>{escape(coverage_words(sheet))}</div>",
-        _numbers(sheet, names),
-        _missing(sheet, names),
+        _tiles(sheet, [n for n in short if n.partition("@")[0] in _TILES]),
         _findings(sheet),
+        _numbers(sheet, measured, [n for n in names if n.startswith("registered") and "mean" in sheet["metrics"][n]]),
         section(
             "Over time",
-            "Mean over scenes; the band holds eight scenes of ten. A protocol whose alignment is open in every scene "
-            "is left out.",
-            curves_svg(sheet),
+            "Mean over scenes; the band holds eight scenes of ten, the dotted line is the estimator's floor. A "
+            "protocol whose alignment is open in every scene is left out.",
+            grid(curve_plots(sheet)),
         ),
         section(
             "Paths from above",
-            "Metres; the path that was asked for is solid, the estimated one dashed; dots are the start.",
-            paths_svg(sheet),
+            "Metres; the path that was asked for is solid, the estimated one dashed; dots are the start. Both are laid "
+            "over each other as the first protocol does it.",
+            grid(path_plots(sheet)),
         ),
-        section("By category", "Bars are means of a category's scenes, the line is the mean.", bars_svg(sheet, bars)),
+        section(
+            "By category",
+            "Bars are means of a category's scenes, the line is the mean of all.",
+            grid(bar_plots(sheet, short)),
+        ),
         _clips(strips),
-        _scenes(sheet, bars[:8]),
+        _scenes(sheet, short[:8]),
+        _missing(sheet, names),
         _all(sheet),
         _published(sheet),
     ]
     return document(f"{sheet['method']} on {sheet['split']}", body)
 
 
-def compare_page(comparison: dict[str, Any]) -> str:
-    """The report of two methods, paired by scene."""
-    a, b = escape(comparison["a"]), escape(comparison["b"])
-    rows = [
-        [
-            ("m", escape(r["metric"])), ("n", number(r["a"])), ("n", number(r["b"])), ("n", number(r["difference"])),
-            ("n", interval_words(r["low"], r["high"])), ("n", f"{r['p']:.3g}"), ("n", str(r["n"])),
-            ("", {"a": a, "b": b, "open": "open"}[r["winner"]]),
-        ]
-        for r in comparison["rows"]
-    ]  # fmt: skip
-    heads = ["metric", a, b, "b - a", "95 % interval", "p", "scenes", "better"]
-    refused = "".join(
-        f"<li><code>{escape(r['metric'])}</code>: differs in {escape(', '.join(r['differs']))}</li>"
-        for r in comparison["refused"]
-    )
-    words = "Both methods cover the whole split." if comparison["headline"] else "Partial coverage: no headline."
-    body = [
-        f"<h1>{a} and {b}</h1>",
-        f"<p class=quiet>{escape(comparison['split'])}; only scenes that both have, paired.</p>",
-        f"<div class='banner{' full' if comparison['headline'] else ''}'>{words}</div>",
-        table(heads, rows),
-        "<p class=quiet>Better is named only when the interval leaves out zero and the number has a direction. "
-        f"{few_scenes_words(comparison['rows'])}</p>",
-        f"<h2>Not compared</h2><ul>{refused}</ul>" if refused else "",
-        section("Differences", "", differences_svg(comparison["rows"])),
-    ]
-    return document(f"{comparison['a']} and {comparison['b']}", body)
+def _made_how(sheet: Sheet) -> str:
+    info = sheet["method_info"] or {}
+    words = [f"{key} {info[key]}" for key in _INFO if isinstance(info.get(key), (str, int, float))]
+    return f"<br>{escape(', '.join(words))}" if words else ""
 
 
-def document(title: str, body: list[str]) -> str:
-    """A whole page: nothing in it is loaded from anywhere."""
-    return (
-        "<!doctype html><html lang=en><head><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width,initial-scale=1'>"
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>" + "\n".join(filter(None, body))
-    ) + "</body></html>\n"
+def _tiles(sheet: Sheet, names: list[str]) -> str:
+    tiles = []
+    for name in names:
+        x = line_of(sheet, name)
+        below = [f"95 %: {x.interval}" if x.interval else "", f"floor {x.floor}" if x.floor else ""]
+        below.append(escape(name.partition("@")[2] or x.what))
+        tiles.append(
+            f"<div>{escape(title_of(name))}<b>{x.value} <small>{escape(x.unit)}</small></b>"
+            f"<span class=quiet>{'<br>'.join(filter(None, below))}</span></div>"
+        )
+    return f"<div class=tiles>{''.join(tiles)}</div>" if tiles else ""
 
 
-def section(title: str, words: str, content: str) -> str:
-    """A heading, a line of explanation and the content; nothing when there is no content."""
-    if not content:
+def _numbers(sheet: Sheet, names: list[str], placed: list[str]) -> str:
+    if not names:
         return ""
-    return f"<h2>{title}</h2>" + (f"<p class=quiet>{words}</p>" if words else "") + f"<div class=wide>{content}</div>"
-
-
-def table(heads: list[str], rows: list[list[tuple[str, str]]]) -> str:
-    """A table; a cell is its class ("n" number, "m" monospace, "" plain) and its HTML."""
-    head = "".join(f"<th>{h}</th>" for h in heads)
-    lines = "".join(
-        "<tr>"
-        + "".join(f"<td class={kind}>{text}</td>" if kind else f"<td>{text}</td>" for kind, text in row)
-        + "</tr>"
-        for row in rows
-    )
-    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
-
-
-def _numbers(sheet: Sheet, names: list[str]) -> str:
-    lines = [line_of(sheet, name) for name in names]
-    rows = [
-        [
-            ("m", escape(x.name)), ("n", x.value), ("n", x.interval), ("n", x.floor), ("", x.unit), ("", x.better),
-            ("n", x.coverage), ("", escape(x.what) + (f"; flagged: {escape(x.note)}" if x.note else "")),
-        ]
-        for x in lines
-        if x.value != "unavailable"
-    ]  # fmt: skip
-    heads = ["number", "mean", "95 % interval", "floor", "unit", "better is", "scenes", "what it is"]
+    rows = []
+    for name in [*names, *placed]:
+        x = line_of(sheet, name)
+        flagged = f"; flagged: {escape(x.note)}" if x.note else ""
+        unit = escape(f"{x.unit}, {x.better} is better" if x.unit and x.better else x.unit or _direction(x.better))
+        rows.append(
+            [
+                Cell("", named(title_of(name), name)), Cell("n", x.value), Cell("n", x.interval), Cell("n", x.floor),
+                Cell("", unit), Cell("n", x.coverage), Cell("", escape(x.what) + flagged),
+            ]
+        )  # fmt: skip
+    heads = ["number", "mean", "95 % interval", "floor", "unit", "scenes", "what it is"]
     note = (
         "<p class=quiet>Camera numbers are named number@protocol/estimator. The floor is what the same estimator makes "
         "of the exact render at the same size: an error near it is the estimator's, not the model's.</p>"
@@ -151,10 +115,18 @@ def _numbers(sheet: Sheet, names: list[str]) -> str:
     return "<h2>Numbers</h2>" + table(heads, rows) + note
 
 
+def _direction(better: str) -> str:
+    return f"{better} is better" if better else ""
+
+
 def _missing(sheet: Sheet, names: list[str]) -> str:
-    lines = [line_of(sheet, name) for name in names]
+    reasons: dict[str, list[str]] = {}
+    for name in names:
+        if "mean" not in sheet["metrics"][name]:
+            reasons.setdefault(sheet["metrics"][name]["reason"], []).append(name)
     items = "".join(
-        f"<li><code>{escape(x.name)}</code>: {escape(x.note)}</li>" for x in lines if x.value == "unavailable"
+        f"<li>{escape(reason)}: {', '.join(f'<code>{escape(n)}</code>' for n in lacking)}</li>"
+        for reason, lacking in reasons.items()
     )
     return f"<h2>Not measured</h2><ul class=quiet>{items}</ul>" if items else ""
 
@@ -163,7 +135,8 @@ def _findings(sheet: Sheet) -> str:
     if not sheet["findings"]:
         return ""
     rows = [
-        [("", f["level"]), ("m", f["scene"]), ("", f["code"]), ("", escape(f["message"]))] for f in sheet["findings"]
+        [Cell("", f["level"]), Cell("m", f["scene"]), Cell("", f["code"]), Cell("", escape(f["message"]))]
+        for f in sheet["findings"]
     ]
     return "<h2>Findings</h2>" + table(["level", "scene", "code", "what is wrong"], rows)
 
@@ -174,11 +147,12 @@ def _clips(strips: Sequence[ClipStrip]) -> str:
     parts = []
     for strip in strips:
         rows = [strip.frames] if strip.truth is None else [strip.frames, strip.truth]
-        times = ", ".join(f"{t:g}" for t in strip.times_s)
+        times = ", ".join(f"{t:.1f}" for t in strip.times_s)
         below = "" if strip.truth is None else "; below: the exact render"
         parts.append(
             f"<div class=strip><p><b>{escape(strip.scene)}</b> <span class=quiet>{escape(strip.words)}; at {times} s"
-            f"{below}</span></p><img alt='frames of {escape(strip.scene)}' src='{_picture(rows)}'></div>"
+            f"{below}</span></p><div class=wide><img alt='frames of {escape(strip.scene)}' src='{_picture(rows)}'>"
+            "</div></div>"
         )
     return "<h2>Worst and best clips</h2>" + "".join(parts)
 
@@ -199,9 +173,10 @@ def _picture(rows: list[NDArray[np.uint8]]) -> str:
 def _scenes(sheet: Sheet, names: list[str]) -> str:
     rows = []
     for scene_id, scene in sheet["scenes"].items():
-        cells = [("m", escape(scene_id)), ("", escape(scene["template"]))]
-        rows.append([*cells, *(("n", number(scene["values"].get(name))) for name in names)])
-    return "<h2>Scenes</h2>" + table(["scene", "camera plan", *map(escape, names)], rows) if rows else ""
+        cells = [Cell("m", escape(scene_id)), Cell("", escape(scene["template"]))]
+        rows.append([*cells, *(Cell("n", number(scene["values"].get(name))) for name in names)])
+    heads = [escape(title_of(n)) + (f" ({u})" if (u := metric_of(n).unit) else "") for n in names]
+    return "<h2>Scenes</h2>" + table(["scene", "camera plan", *heads], rows) if rows else ""
 
 
 def _all(sheet: Sheet) -> str:
@@ -214,9 +189,9 @@ def _all(sheet: Sheet) -> str:
         weights = ident["weights_sha256"]
         rows.append(
             [
-                ("m", escape(name)), ("n", number(found.get("mean"))), ("m", ident["id"]),
-                ("", escape(f"{ident['backend']} {ident['backend_version']}")), ("m", weights[:12]),
-                ("", escape(", ".join(f"{k}={v}" for k, v in ident["protocol"].items()))),
+                Cell("m", escape(name)), Cell("n", number(found.get("mean"))), Cell("m", ident["id"]),
+                Cell("", escape(f"{ident['backend']} {ident['backend_version']}")), Cell("m", weights[:12]),
+                Cell("", escape(", ".join(f"{k}={v}" for k, v in ident["protocol"].items()))),
             ]
         )  # fmt: skip
     listed = table(["number", "mean", "identity", "backend", "weights", "protocol"], rows)
@@ -230,7 +205,7 @@ def _all(sheet: Sheet) -> str:
 def _published(sheet: Sheet) -> str:
     split = "hard" if "hard" in sheet["split"] else "simple"
     rows = [r for r in quoted("table2") if r["split"] == split]
-    cells = [[("", str(r["method"])), *(("n", f"{r[c]:g}") for c in _QUOTED[1:])] for r in rows]
+    cells = [[Cell("", str(r["method"])), *(Cell("n", f"{r[c]:.2f}") for c in _QUOTED[1:])] for r in rows]
     return (
         f"<h2>Quoted, not measured here</h2><p class=quiet>Table 2 of arXiv 2605.15178, {split} split of the released "
         "set: other scenes, another estimator and another protocol than anything above. For orientation only.</p>"

@@ -1,8 +1,10 @@
-"""The pictures of a report as SVG text: error over time, paths from above, bars per category, differences."""
+"""The pictures of a report as SVG text, one a plot: error over time, paths from above, bars per category."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
@@ -10,7 +12,8 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from wm_bench.metrics.catalogue import metric_of
+from wm_bench.metrics.catalogue import metric_of, title_of
+from wm_bench.report.tables import is_open, number, scenes_words
 from wm_bench.sheet import Sheet
 
 _OURS, _TRUE, _INK, _GRID = "#c2541b", "#3b6ea5", "#22252b", "#d9dce1"
@@ -30,128 +33,92 @@ _STYLE: Any = {
 MOST_PATHS = 12
 
 
-def curves_svg(sheet: Sheet) -> str:
+def curve_plots(sheet: Sheet) -> list[str]:
     """Errors over time: the mean over scenes with the band between the tenth and ninetieth percentile."""
-    wanted = [n for n in ("ref_psnr_db", "proxy.sharpness") if _has_curve(sheet, n)]
-    cameras = sorted(n for n in _all_curves(sheet) if n.startswith("rot_err_deg@"))
-    wanted = [n for n in cameras if not _is_open(sheet, n)] + wanted
-    if not wanted:
-        return ""
-    with mpl.rc_context(_STYLE):
-        figure, panels = _panels(len(wanted), 3, (3.5, 2.3))
-        for axes, name in zip(panels, wanted, strict=True):
-            times, middle, low, high, count = _band(sheet, name)
+    drawn = _all_curves(sheet)
+    cameras = sorted(n for n in drawn if n.startswith("rot_err_deg@") and not is_open(sheet, n))
+    plots = []
+    for name in cameras + [n for n in ("ref_psnr_db", "proxy.sharpness") if n in drawn]:
+        times, middle, low, high, count = _band(sheet, name)
+        with _panel(3.4, 2.3) as (figure, axes):
             axes.fill_between(times, low, high, color=_OURS, alpha=0.18, linewidth=0)
             axes.plot(times, middle, color=_OURS, linewidth=1.4)
-            axes.set_title(f"{_two_lines(name)}, {count} scenes", loc="left")
+            floor = sheet["metrics"].get(name, {}).get("floor")
+            if floor is not None:
+                axes.axhline(floor["mean"], color=_INK, linewidth=0.9, linestyle=":")
+            axes.set_title(f"{_titled(name)}; {scenes_words(count)}", loc="left")
             axes.set_xlabel("seconds")
             axes.set_ylabel(metric_of(name).unit or "ratio")
             axes.grid(color=_GRID, linewidth=0.5)
             axes.margins(x=0.01)
-        return _svg(figure)
+            plots.append(_svg(figure))
+    return plots
 
 
-def paths_svg(sheet: Sheet) -> str:
+def path_plots(sheet: Sheet) -> list[str]:
     """Paths from above, asked for and estimated, laid over each other under the first protocol."""
     found = [
         (scene_id, name, path)
         for scene_id, scene in sheet["scenes"].items()
         for name, path in sorted(scene["paths"].items())
     ][:MOST_PATHS]
-    if not found:
-        return ""
-    with mpl.rc_context(_STYLE):
-        figure, panels = _panels(len(found), 4, (2.6, 2.5))
-        for axes, (scene_id, name, path) in zip(panels, found, strict=True):
+    plots = []
+    for place, (scene_id, name, path) in enumerate(found):
+        with _panel(2.45, 2.5) as (figure, axes):
             for key, colour, style, label in (
                 ("truth", _TRUE, "-", "asked for"),
                 ("estimate", _OURS, "--", "estimated"),
             ):
                 x, z = np.array(path[key]).T
-                axes.plot(x, z, style, color=colour, linewidth=1.2, label=label)
-                axes.plot(x[:1], z[:1], "o", color=colour, markersize=3)
+                axes.plot(x, z, style, color=colour, linewidth=1.4, label=label)
+                axes.plot(x[:1], z[:1], "o", color=colour, markersize=3.5)
             axes.set_title(f"{scene_id}\n{name}", loc="left", fontsize=8)
             axes.set_aspect("equal", adjustable="datalim")
+            axes.margins(0.12)
+            axes.grid(color=_GRID, linewidth=0.5)
             axes.tick_params(labelsize=7)
             axes.set_xlabel("right, m", fontsize=7)
             axes.set_ylabel("ahead, m", fontsize=7)
-        panels[0].legend(frameon=False, fontsize=7, loc="best")
-        return _svg(figure)
+            if place == 0:
+                axes.legend(frameon=False, fontsize=7, loc="best")
+            plots.append(_svg(figure))
+    return plots
 
 
-def bars_svg(sheet: Sheet, names: list[str]) -> str:
-    """Means per category for a few metrics, with the mean over all scenes as a line."""
-    known = [n for n in names if "per_category" in sheet["metrics"].get(n, {})]
-    # One protocol of each camera number is enough for a glance; the table has them all.
-    first: dict[str, str] = {}
-    for name in known:
-        first.setdefault(name.partition("@")[0], name)
-    shown = list(first.values())[:6]
-    if not shown:
-        return ""
-    with mpl.rc_context(_STYLE):
-        figure, panels = _panels(len(shown), 3, (3.5, 1.9))
-        for axes, name in zip(panels, shown, strict=True):
-            found = sheet["metrics"][name]
-            groups = found["per_category"]
-            axes.barh(list(groups), [g["mean"] for g in groups.values()], color=_TRUE, height=0.62)
+def bar_plots(sheet: Sheet, names: list[str]) -> list[str]:
+    """Means per category for at most six metrics, with the mean over all scenes as a line."""
+    plots = []
+    for name in [n for n in names if "per_category" in sheet["metrics"].get(n, {})][:6]:
+        found = sheet["metrics"][name]
+        groups = found["per_category"]
+        with _panel(3.4, 0.27 * len(groups) + 0.85) as (figure, axes):
+            bars = axes.barh(list(groups), [g["mean"] for g in groups.values()], color=_TRUE, height=0.62)
+            axes.bar_label(bars, [number(g["mean"]) for g in groups.values()], padding=3, fontsize=7.5)
             axes.axvline(found["mean"], color=_OURS, linewidth=1.2)
+            axes.margins(x=0.2)
             axes.invert_yaxis()
             unit = metric_of(name).unit
-            axes.set_title(_two_lines(name) + (f" ({unit})" if unit else ""), loc="left")
-        return _svg(figure)
+            axes.set_title(_titled(name) + (f" ({unit})" if unit else ""), loc="left")
+            plots.append(_svg(figure))
+    return plots
 
 
-def differences_svg(rows: list[dict[str, Any]], label: str = "b minus a, each line scaled to its own interval") -> str:
-    """Mean differences with their intervals, each in units of its own spread, so that they fit one axis."""
-    shown = [r for r in rows if r["low"] is not None]
-    if not shown:
-        return ""
-    colours = {"a": _TRUE, "b": _OURS, "open": "#8a8f98"}
+@contextmanager
+def _panel(width: float, height: float) -> Iterator[tuple[Figure, Any]]:
+    """One plot of so many inches; a page lays as many side by side as fit."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.2, 0.26 * len(shown) + 0.8), layout="constrained")
-        axes = figure.subplots()
-        for place, row in enumerate(shown):
-            reach = max(abs(row["low"]), abs(row["high"]), 1e-12)
-            low, mean, high = (row[key] / reach for key in ("low", "difference", "high"))
-            axes.plot([low, high], [place, place], color=colours[row["winner"]], linewidth=2)
-            axes.plot([mean], [place], "o", color=colours[row["winner"]], markersize=4)
-        axes.axvline(0.0, color=_INK, linewidth=0.8)
-        axes.set_yticks(range(len(shown)), [r["metric"] for r in shown], fontsize=7.5)
-        axes.invert_yaxis()
-        axes.set_xlabel(label)
-        return _svg(figure)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots()
 
 
-def _panels(count: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, list[Any]]:
-    """A figure with `count` panels of (width, height) inches, at most `columns` side by side."""
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(inches[0] * columns, inches[1] * rows), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
-    for axes in panels[count:]:
-        axes.set_axis_off()
-    return figure, panels[:count]
-
-
-def _two_lines(name: str) -> str:
-    """A camera number's name above its protocol and estimator."""
-    base, _, rest = name.partition("@")
-    return f"{base}\n{rest}" if rest else base
-
-
-def _is_open(sheet: Sheet, name: str) -> bool:
-    """Whether every scene's alignment is in doubt, so that the curve would show the doubt and not the camera."""
-    found = sheet["metrics"].get(name, {})
-    return max(found.get("flagged", {}).values(), default=0) >= max(found.get("n", 1), 1)
+def _titled(name: str) -> str:
+    """A number's title, for a camera number above its protocol and estimator."""
+    rest = name.partition("@")[2]
+    return f"{title_of(name)}\n{rest}" if rest else title_of(name)
 
 
 def _all_curves(sheet: Sheet) -> set[str]:
     return {name for scene in sheet["scenes"].values() for name in scene["curves"] if "times_s" not in name}
-
-
-def _has_curve(sheet: Sheet, name: str) -> bool:
-    return name in _all_curves(sheet)
 
 
 def _band(sheet: Sheet, name: str) -> tuple[Any, Any, Any, Any, int]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from wm_bench.comparison import rank
-from wm_bench.report.page import BETTER, document, section, table
-from wm_bench.report.plots import differences_svg
+from wm_bench.metrics.catalogue import title_of
+from wm_bench.report.parts import BAD, GOOD, OPEN, Cell, document, interval_mark, named, section, table
 from wm_bench.report.tables import coverage_words, few_scenes_words, interval_words, number
 from wm_bench.report.write import write_text
 from wm_bench.sheet import Sheet
 
 _VERDICTS = {"yes": "as it must be", "no": "the wrong way round", "open": "open", "not measured": "not measured"}
+_COLOURS = {"yes": GOOD, "no": BAD, "open": OPEN}
 _HEADS = [
     "number",
     "must lead",
@@ -64,39 +65,57 @@ def write_ranking(sheets: Mapping[str, Sheet], rows: list[dict[str, Any]], folde
 
 
 def _page(sheets: Mapping[str, Sheet], rows: list[dict[str, Any]]) -> str:
-    kinds = ["m", "", "", *["n"] * 6, ""]
-    cells = [list(zip(kinds, map(escape, _cells(row)), strict=True)) for row in rows]
-    drawn = [
-        {
-            "metric": f"{row['metric']}: {row['ahead']} over {row['behind']}",
-            "difference": row["gap"],
-            "low": row["low"],
-            "high": row["high"],
-            "winner": {"yes": "b", "no": "a", "open": "open"}[row["verdict"]],
-        }
-        for row in _measured(rows)
-    ]
+    heads = ["number", "must lead", "must follow", "gap", "95 % interval", "below | above 0", "p", "scenes", "order"]
     order = [
-        [("m", escape(metric)), ("", " &gt; ".join(f"{escape(m)} {number(v)}" for m, v in found))]
+        [
+            Cell("", named(title_of(metric), metric)),
+            Cell("", " &gt; ".join(f"{escape(m)} {number(v)}" for m, v in found)),
+        ]
         for metric, found in orders(sheets).items()
     ]
     words = (
         "Each line is a pair of methods whose order is known beforehand. The gap is turned so that more than zero is "
-        "as it must be; its interval is a paired bootstrap over scenes."
+        "as it must be; its interval is a paired bootstrap over scenes, drawn to its own scale."
     )
     first = next(iter(sheets.values()))
+    counts = {word: sum(row["verdict"] == verdict for row in rows) for verdict, word in _VERDICTS.items()}
     body = [
         "<h1>Ranking</h1>",
         f"<p class=quiet>{escape(first['split'])}, {escape(first['revision'])}: {escape(', '.join(sheets))}</p>",
         f"<div class=banner>{escape(_coverage(sheets))}</div>",
-        section("Known orders", words, table(_HEADS, cells)),
-        f"<p class=quiet>{few_scenes_words(_measured(rows))}</p>",
+        f"<p><b>Of {len(rows)} known orders: {', '.join(f'{n} {word}' for word, n in counts.items() if n)}.</b></p>",
         section(
-            "Gaps", "", differences_svg(drawn, "gap, each line scaled to its own interval; right of 0 as it must be")
+            "Best to worst", "Only numbers of one identity, over the same scenes.", table(["number", "order"], order)
         ),
-        section("Best to worst", BETTER, table(["number", "order"], order)),
+        section("Known orders", words, table(heads, [_shown(row) for row in _measured(rows)])),
+        f"<p class=quiet>{few_scenes_words(_measured(rows))}</p>",
+        section("Not measured", "", _unmeasured(rows)),
     ]
     return document("Ranking", body)
+
+
+def _shown(row: dict[str, Any]) -> list[Cell]:
+    return [
+        Cell("", named(title_of(row["metric"]), row["metric"])),
+        Cell("k", f"{escape(row['ahead'])}<br>{number(row['value_ahead'])}"),
+        Cell("k", f"{escape(row['behind'])}<br>{number(row['value_behind'])}"),
+        Cell("n", escape(f"{number(row['gap'])} {row['unit']}".rstrip())),
+        Cell("n", interval_words(row["low"], row["high"])),
+        Cell("", interval_mark(row["low"], row["gap"], row["high"], _COLOURS[row["verdict"]])),
+        Cell("n", f"{row['p']:.3g}"),
+        Cell("n", str(row["n"])),
+        Cell("k", _VERDICTS[row["verdict"]]),
+    ]
+
+
+def _unmeasured(rows: list[dict[str, Any]]) -> str:
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row["verdict"] == "not measured":
+            pair = f"<code>{escape(row['metric'])}</code> {escape(row['ahead'])} over {escape(row['behind'])}"
+            reasons.setdefault(row["reason"], []).append(pair)
+    items = "".join(f"<li>{escape(reason)}: {', '.join(pairs)}</li>" for reason, pairs in reasons.items())
+    return f"<ul class=quiet>{items}</ul>" if items else ""
 
 
 def _coverage(sheets: Mapping[str, Sheet]) -> str:

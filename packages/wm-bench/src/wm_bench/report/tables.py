@@ -71,6 +71,25 @@ def line_of(sheet: Sheet, name: str) -> Line:
     )  # fmt: skip
 
 
+def is_open(sheet: Sheet, name: str) -> bool:
+    """Whether every scene's alignment is in doubt, so that the number would show the doubt and not the camera."""
+    found = sheet["metrics"].get(name, {})
+    return bool(max(found.get("flagged", {}).values(), default=0) >= max(found.get("n", 1), 1))
+
+
+def one_of_each(sheet: Sheet, names: list[str]) -> list[str]:
+    """The first protocol of each camera number whose alignment is not open in every scene, and all other names."""
+    first: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: is_open(sheet, name)):
+        first.setdefault(name.partition("@")[0], name)
+    return [name for name in names if name in first.values()]
+
+
+def scenes_words(count: int) -> str:
+    """1 scene, 2 scenes."""
+    return f"{count} scene{'' if count == 1 else 's'}"
+
+
 def number(value: float | None) -> str:
     """Four significant digits, never in powers of ten."""
     if value is None:
@@ -92,8 +111,8 @@ def few_scenes_words(rows: list[dict[str, Any]]) -> str:
     if least >= 6:
         return ""
     return (
-        f"Only {least} scenes are shared: the paired test cannot go below p = {2.0 ** (1 - least):g}, and intervals of "
-        "so few are too narrow; take the named leader as a hint."
+        f"Only {scenes_words(least)} {'is' if least == 1 else 'are'} shared: the paired test cannot go below "
+        f"p = {2.0 ** (1 - least):g}, and intervals of so few are too narrow; take the named leader as a hint."
     )
 
 
