@@ -17,6 +17,7 @@ from sana_wm_core.training.distill.dmd import critic_loss, dmd_gradient, generat
 from sana_wm_core.training.distill.ode import OdeTrainer, ode_errors, walk, write_walks
 from sana_wm_core.training.distill.rollout import behind_clean, roll_out, step_levels
 from sana_wm_core.training.distill.self_forcing import SelfForcingTrainer
+from sana_wm_core.training.stage_loop import RunStopped
 from sana_wm_core.training.stages import Distill, Stage, Start
 from torch import Tensor
 
@@ -61,18 +62,29 @@ def test_walks_start_in_noise_end_where_the_teacher_went_and_keep_the_first_fram
     trainer = make_trainer(_stage("ode"), clips, walks / "other")
     batch = trainer.batches([0], 0)
 
-    def straight(x: Tensor, timestep: Tensor, **_: Any) -> tuple[Tensor]:
-        kept = _["kept"]
+    remembered: list[Tensor] = []
+
+    def told(x: Tensor, timestep: Tensor, kept: list[Any] | None = None, **_: Any) -> tuple[Tensor]:
+        """Velocity is the level the frame is said to be at."""
         if kept is not None:
             kept.append({})
-        return (torch.ones_like(x),)
+        if not timestep.any():
+            remembered.append(x)
+        return ((timestep / 1000)[..., None, None].expand_as(x),)
 
-    noise = torch.randn(batch.clean.shape)
-    (states,) = walk(straight, batch, STEPS, noise, parts=4)
+    noise, parts = torch.randn(batch.clean.shape), 4
+    (states,) = walk(told, batch, STEPS, noise, parts)
     assert states.shape == (4, *batch.clean.shape[1:])
     assert torch.equal(states[:, :, 0], batch.clean[0, :, 0].expand(4, -1, -1, -1))
-    for state, level in zip(states, step_levels(STEPS), strict=True):
-        torch.testing.assert_close(state[:, 1:], noise[0, :, 1:] - (1 - level), atol=1e-5, rtol=1e-5)
+    levels, moved = step_levels(STEPS).double(), 0.0
+    for number, state in enumerate(states):
+        if number:
+            fine = torch.linspace(float(levels[number - 1]), float(levels[number]), parts + 1, dtype=torch.float64)
+            moved += float(((fine[:-1] - fine[1:]) * fine[:-1]).sum())
+        torch.testing.assert_close(state[:, 1:], noise[0, :, 1:] - moved, atol=1e-5, rtol=1e-5)
+    # Later chunks stand behind the data, not behind what the teacher made of earlier ones.
+    for seen, (start, end) in zip(remembered, ((0, 3), (3, 5)), strict=True):
+        assert torch.equal(seen, batch.clean[:, :, start:end])
     assert len((walks / "walks.jsonl").read_text().splitlines()) == 4
 
 
@@ -245,6 +257,18 @@ def test_invariant_34_student_and_fake_score_learn_apart_in_turn_and_resume(clip
     assert last == metrics
     assert all(torch.equal(p, again.fake_trained[k]) for k, p in trainer.fake_trained.items())
     assert any(not torch.equal(student[k], p) for k, p in trainer.trained.items())
+
+
+def test_invariant_28_scores_that_are_not_finite_stop_the_run_and_are_named(clips: Path, tmp_path: Path) -> None:
+    trainer = _self_forcing(clips, tmp_path / "run", train={"steps": 5, "global_batch": 2})
+    with torch.no_grad():
+        trainer.fake_trained["blocks.1.mlp.inverted_conv.conv.weight"].fill_(float("inf"))
+    held = {k: p.detach().clone() for k, p in trainer.trained.items()}
+    what = r"the critic's loss is nan on c\d, c\d; .* finite: fake\.blocks\.1\.mlp\.inverted_conv\.conv\.weight"
+    trainer.steps_done = 1  # the fake score's turn alone
+    with pytest.raises(RunStopped, match=what):
+        trainer.step()
+    assert all(torch.equal(held[k], p) for k, p in trainer.trained.items()) and trainer.steps_done == 1
 
 
 def test_invariant_35_the_step_list_is_kept_and_checked(
