@@ -188,3 +188,11 @@ def test_a_split_is_drawn_on_one_page(tmp_path):
         assert opened.width > 300 and np.asarray(opened.convert("L")).std() > 20
     with pytest.raises(ValueError, match=r"ending in \.png"):
         draw_split(split, tmp_path / "split.pdf")
+
+
+@pytest.mark.parametrize("scenes", [["indoor_001"], ["indoor_001", "indoor_002", "indoor_003", "indoor_004"]])
+def test_the_title_of_a_narrow_page_is_not_cut_off(scenes, tmp_path):
+    split = load_procedural("proc_simple_60s", scenes)
+    with Image.open(draw_split(split, tmp_path / "split.png")) as opened:
+        title = np.asarray(opened.convert("L"))[:50]
+    assert title.min() < 100 and title[:, -3:].min() > 250

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +51,11 @@ def draw_split(split: Split, path: Path) -> Path:
                 view.text(0.5, 1.35, label, transform=view.transAxes, ha="center", fontsize=10, color=_INK)
     pairs = sum(len(scene.pairs) for scene in split.scenes)
     seconds = split.scenes[0].duration_s
-    figure.suptitle(
-        f"{split.name}   {len(split.scenes)} scenes, {seconds:g} s, {pairs} revisit pairs   {split.revision}",
-        x=0.02, ha="left", fontsize=12, color=_INK,
-    )  # fmt: skip
+    words = f"{split.name}   {len(split.scenes)} scenes, {seconds:g} s, {pairs} revisit pairs   {split.revision}"
+    # A page of few columns is narrower than its title at full size.
+    size_pt = 12.0 if figure.get_figwidth() >= len(words) / 9.0 else 8.0
+    lines = textwrap.wrap(words, max(20, int(105.0 * figure.get_figwidth() / size_pt)))
+    figure.suptitle("\n".join(lines), x=0.02, ha="left", fontsize=size_pt, color=_INK)
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": "wm-bench"})
