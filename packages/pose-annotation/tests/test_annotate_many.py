@@ -160,7 +160,7 @@ def test_odd_but_sound_videos_say_in_their_row_what_was_odd(tmp_path):
     tiny.write(tmp_path / "uneven.mp4", frames, times=np.cumsum([40, 90] * 9).tolist())
     tiny.write(tmp_path / "plain.mp4", frames)
     notes = {
-        "ten": ["yuv420p10le"], "grey": ["gray"], "turned": ["turned by 270 degrees"],
+        "ten": ["yuv420p10le"], "grey": ["grey pictures"], "turned": ["turned by 270 degrees"],
         "uneven": ["uneven frame times"], "plain": [],
     }  # fmt: skip
     rows = [{"video": f"{name}.mp4"} for name in notes]
@@ -181,7 +181,7 @@ def test_the_real_ray_gives_the_same_digest_too(finished, videos, tmp_path):
         "print(run_manifest(sys.argv[1], sys.argv[2], executor='ray', workers=2).digest)"
     )
     command = [sys.executable, "-c", code, str(videos / "all.jsonl"), str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0 and summary.digest in done.stdout, done.stderr[-2000:]
 
 

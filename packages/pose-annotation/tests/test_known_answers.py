@@ -1,6 +1,7 @@
 """Numbers known beforehand: fields of view, scale maths, similarity fits, fusion, the paper's table."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,6 +157,12 @@ def test_metres_from_a_height_a_distance_and_depths():
     metric, share = scale_by_height(camera, 1.6)
     assert metric.metric and share > 0.5 and metric.c2w[-1, 2, 3] == pytest.approx(2.8, rel=0.01)
     assert np.allclose(metric.points, camera.points * metric.c2w[-1, 2, 3] / 0.7)
+    # A camera that looks down at the ground by 45 degrees, as one that follows a dog.
+    down = exp_rotation(np.array([np.radians(45.0), 0, 0]))
+    tilted = replace(camera, points=camera.points @ down.T, c2w=camera.c2w.copy())
+    tilted.c2w[:, :3, 3] = camera.c2w[:, :3, 3] @ down.T
+    lower, share = scale_by_height(tilted, 1.6)
+    assert share > 0.5 and np.linalg.norm(lower.c2w[-1, :3, 3]) == pytest.approx(2.8, rel=0.01)
     assert scale_by_distance(camera, 0, 19, 2.1).c2w[-1, 2, 3] == pytest.approx(2.1)
     given = np.random.default_rng(0).uniform(1, 5, (6, 8, 8))
     metric_depth = 3.0 * given

@@ -109,7 +109,7 @@ def test_a_rough_first_map_is_not_taken_for_the_answer(monkeypatch):
         asked.append(rank)
         found = grow(view, frames, lens, prior, level, rank)
         if rank == 0:
-            found.rotation[found.known] = exp_rotation(np.array([0, 0.004, 0])) @ found.rotation[found.known]
+            found.rotation[found.known] = exp_rotation(np.array([0, 0.003, 0])) @ found.rotation[found.known]
         return found
 
     monkeypatch.setattr(starts, "build", unlucky)

@@ -279,7 +279,7 @@ def _on_ray(tasks: list[Task], workers: int) -> Iterator[dict[str, Any]]:
     if not ray.is_initialized():
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
     dataset = ray.data.from_items([{"number": number} for number in range(len(tasks))], override_num_blocks=len(tasks))
-    mapped = dataset.map(_RayWork(tasks), num_cpus=1, max_retries=2)
+    mapped = dataset.map(_RayWork(tasks), num_cpus=1)
     for item in mapped.iter_rows():
         yield json.loads(item["row"])
 

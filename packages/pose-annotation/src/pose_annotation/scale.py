@@ -59,28 +59,24 @@ def scale_by_distance(camera: CameraTrack, first: int, second: int, metres: floa
     return camera.scaled(metres / length, metric=True)
 
 
-def scale_by_height(camera: CameraTrack, metres: float, tilt_deg: float = 25.0) -> tuple[CameraTrack, float]:
-    """Metric path from the camera's height above the ground, and the share of low points that lie on that ground.
+def scale_by_height(camera: CameraTrack, metres: float, tilt_deg: float = 60.0) -> tuple[CameraTrack, float]:
+    """Metric path from the camera's height above the ground, and the share of the points below that lie on it.
 
-    The ground is the plane, within `tilt_deg` of level in the first camera, that carries most points below the path.
-    Raises ValueError when no plane carries 30 points and a tenth of the low ones.
+    The ground is the plane below the camera that carries most points and is within `tilt_deg` of level in the first
+    camera, which may look down. Raises ValueError when no plane carries 30 points and a tenth of those below.
     """
     if not (np.isfinite(metres) and metres > 0):
         raise ValueError(f"camera height is {metres}; allowed: metres > 0; example: --camera-height 1.6")
-    low = camera.points[camera.points[:, 1] > np.median(camera.c2w[:, 1, 3])]
-    found = _ground(low, tilt_deg) if len(low) >= 30 else None
+    centres = camera.c2w[:, :3, 3]
+    found = _ground(camera.points, np.median(centres, axis=0), tilt_deg) if len(camera.points) >= 30 else None
     if found is None:
         raise ValueError("no ground plane among the points of the clip; allowed: a clip that shows the ground")
     normal, offset, share = found
-    heights = offset - camera.c2w[:, :3, 3] @ normal
-    height = float(np.median(heights))
-    if height <= 0:
-        raise ValueError("the ground found lies above the camera; allowed: a clip filmed upright")
-    return camera.scaled(metres / height, metric=True), share
+    return camera.scaled(metres / float(np.median(offset - centres @ normal)), metric=True), share
 
 
-def _ground(points: Array, tilt_deg: float) -> tuple[Array, float, float] | None:
-    """Normal (pointing down), offset and support of the best near-level plane n.x = offset; seeded voting."""
+def _ground(points: Array, centre: Array, tilt_deg: float) -> tuple[Array, float, float] | None:
+    """Normal (pointing down), offset and support of the best plane n.x = offset below `centre`; seeded voting."""
     rng = np.random.default_rng(0)
     spread = float(np.median(np.abs(points - np.median(points, axis=0)).sum(1)))
     near = 0.02 * spread
@@ -92,17 +88,20 @@ def _ground(points: Array, tilt_deg: float) -> tuple[Array, float, float] | None
         if size < 1e-12:
             continue
         normal = normal / size * (1.0 if normal[1] > 0 else -1.0)
-        if normal[1] < np.cos(np.radians(tilt_deg)):
+        if normal[1] < np.cos(np.radians(tilt_deg)) or normal @ (a - centre) <= near:
             continue
         count = int((np.abs(points @ normal - normal @ a) < near).sum())
         if best is None or count > best[0]:
             best = (count, normal, float(normal @ a))
-    if best is None or best[0] < max(30, 0.1 * len(points)):
+    if best is None:
+        return None
+    below = int(((points - centre) @ best[1] > 0).sum())
+    if best[0] < max(30, 0.1 * below):
         return None
     on = points[np.abs(points @ best[1] - best[2]) < near]
     _, _, vt = np.linalg.svd(on - on.mean(0), full_matrices=False)
     normal = vt[2] * (1.0 if vt[2][1] > 0 else -1.0)
-    return normal, float(normal @ on.mean(0)), best[0] / len(points)
+    return normal, float(normal @ on.mean(0)), best[0] / below
 
 
 def scale_of_given_path(

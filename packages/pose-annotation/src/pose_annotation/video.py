@@ -74,7 +74,7 @@ class Video:
 
     Picture k shows the source frame whose time is nearest to start + k / fps (ties to the earlier one). A source slower
     than `fps` keeps its own rate. `width` shrinks the pictures, never enlarges them; luma stays as it was.
-    Afterwards `notes` names what was unusual and dealt with: "uneven frame times", "turned by 90 degrees", "gray".
+    Afterwards `notes` names what was unusual and dealt with: "grey pictures", "uneven frame times", "yuv420p10le".
 
     Raises BrokenVideo for a file that is missing, empty, without pictures or damaged.
     """
@@ -86,7 +86,7 @@ class Video:
         if not (np.isfinite(fps) and fps > 0):
             raise ValueError(f"fps is {fps}; allowed: a number > 0; example: 16")
         self.path, self.width, self.start_s, self.end_s = Path(path), width, start_s, end_s
-        self._promised_s, self.notes = 0.0, set[str]()
+        self._promised_s, self._coloured, self.notes = 0.0, False, set[str]()
         self.native_fps = self._rate()
         self.fps = self.native_fps if self.native_fps < 0.98 * fps else fps
         self.source_size = (0, 0)
@@ -148,6 +148,8 @@ class Video:
         used = self._wanted(emitted, previous[0] + 0.5 / self.native_fps)
         if used:
             yield from [self._picture(*previous)] * used
+        if not self._coloured:
+            self.notes.add("grey pictures")
 
     def _wanted(self, emitted: int, limit_s: float) -> int:
         """How many of the wanted times after those already served lie before `limit_s`."""
@@ -172,6 +174,7 @@ class Video:
         if luma.shape[0] > MOTION_HEIGHT:
             small = (round(luma.shape[1] * MOTION_HEIGHT / luma.shape[0]), MOTION_HEIGHT)
             luma = cv2.resize(luma, small, interpolation=cv2.INTER_AREA)
+        self._coloured = self._coloured or bool(np.ptp(rgb, axis=-1).max() > 2)
         # The container asks for a counter-clockwise turn of the stored picture by `rotation` degrees.
         return Picture(time_s, np.ascontiguousarray(np.rot90(rgb, turn), dtype=np.uint8), luma)
 
