@@ -250,9 +250,12 @@ def test_arguments_that_do_not_fit_are_named(call, message: str) -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_no_shape_gets_past_the_checks(data: st.DataObject) -> None:
-    x = cases.inputs(1, 2, 3, 2, 4)
-    for name in data.draw(st.sets(st.sampled_from(sorted(x)), min_size=1), "changed"):
-        shape = data.draw(st.lists(st.integers(0, 4), max_size=5), f"shape of {name}")
+    b, h, t, s, d, e = (data.draw(st.integers(0, 3) | st.just(2), axis) for axis in "bhtsde")
+    shapes = {"q": (b, t * s, h, d), "k": (b, t * s, h, d), "v": (b, t * s, h, e)}
+    shapes |= {"beta": (b, h, t, s), "log_gamma": (b, h, t)}
+    x = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    for name in data.draw(st.sets(st.sampled_from(sorted(x)), max_size=2), "changed"):
+        shape = data.draw(st.just(shapes[name]) | st.lists(st.integers(0, 4), max_size=5), f"shape of {name}")
         kind = data.draw(st.sampled_from([torch.float32, torch.float64, torch.int64, torch.bool, torch.complex64]))
         x[name] = torch.zeros(shape, dtype=kind)
     try:
