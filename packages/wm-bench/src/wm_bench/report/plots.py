@@ -92,10 +92,11 @@ def bar_plots(sheet: Sheet, names: list[str]) -> list[str]:
         found = sheet["metrics"][name]
         groups = found["per_category"]
         with _panel(3.4, 0.27 * len(groups) + 0.85) as (figure, axes):
+            white = {"facecolor": "white", "linewidth": 0, "pad": 0.8}  # over the line of the mean
             bars = axes.barh(list(groups), [g["mean"] for g in groups.values()], color=_TRUE, height=0.62)
-            axes.bar_label(bars, [number(g["mean"]) for g in groups.values()], padding=3, fontsize=7.5)
+            axes.bar_label(bars, [number(g["mean"]) for g in groups.values()], padding=3, fontsize=7.5, bbox=white)
             axes.axvline(found["mean"], color=_OURS, linewidth=1.2)
-            axes.margins(x=0.2)
+            axes.margins(x=0.28)
             axes.invert_yaxis()
             unit = metric_of(name).unit
             axes.set_title(_titled(name) + (f" ({unit})" if unit else ""), loc="left")
