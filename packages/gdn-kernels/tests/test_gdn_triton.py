@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from gdn_kernels.frame_gdn.fused import table
 from gdn_kernels.frame_gdn.fused.table import KERNELS
 
 pytest.importorskip("triton", reason="triton exists for Linux only")
@@ -54,3 +55,10 @@ def test_every_architecture_is_in_the_table(cache: dict[str, str]) -> None:
     )  # fmt: skip
     rows = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [row["arch"] for row in rows] == [80, 90, 100, 120] and all(row["products"] for row in rows)
+
+
+@pytest.mark.parametrize(("capability", "row"), [(75, 80), (86, 80), (90, 90), (100, 90), (120, 120)])
+def test_a_device_takes_the_newest_row_it_can(capability: int, row: int) -> None:
+    for precision in ("bf16", "tf32", "fp32"):
+        assert table.entries(capability, precision) is table.TABLE[row][precision]
+        assert table.launch("scan", capability, precision) == table.TABLE[row][precision]["scan"]

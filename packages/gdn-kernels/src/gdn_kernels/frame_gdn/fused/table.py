@@ -44,13 +44,19 @@ _SM90 = _SM80 | {
     "bf16": _SM80["bf16"] | {"readout_backward": Launch(64, 8, 2), "summary_backward": Launch(64, 8, 2)},
 }
 
-TABLE = {80: _SM80, 90: _SM90}
+# sm_120 multiplies as sm_80 does: larger tiles only spill there.
+TABLE = {80: _SM80, 90: _SM90, 120: _SM80}
+
+
+def entries(capability: int, precision: str) -> dict[str, Launch]:
+    """Entries by kernel, for the newest architecture at or below the device's."""
+    known = max((c for c in TABLE if c <= capability), default=min(TABLE))
+    return TABLE[known][precision]
 
 
 def launch(kernel: str, capability: int, precision: str) -> Launch:
-    """The entry for the newest architecture at or below the device's."""
-    known = max((c for c in TABLE if c <= capability), default=min(TABLE))
-    return TABLE[known][precision][kernel]
+    """The entry of one kernel."""
+    return entries(capability, precision)[kernel]
 
 
 def split_sums(precision: str) -> bool:
