@@ -1,12 +1,13 @@
 """Throughput of the pool, and that nothing is lost: many small clips, a tenth of them odd or broken on purpose.
 
     python packages/pose-annotation/bench/many_clips.py --clips 200 --workers 2 --out out/many
-    python packages/pose-annotation/bench/many_clips.py --clips 200 --workers 2 --out out/many-ray --executor ray
+    python packages/pose-annotation/bench/many_clips.py --clips 200 --workers 2 --out out/many --executor ray
     python packages/pose-annotation/bench/many_clips.py --clips 16 --every 2 --out out/few     # all eight kinds
 
 Prints one JSON line for the first run, one for each odd or broken clip with its row, and one for the same run again,
-which has nothing left to do. Truncated, empty, one frame and sound only are broken; uneven times, turned, ten bit and
-grey are read as they are meant and noted.
+which has nothing left to do. With one --out both executors read the same videos and must print the same digest.
+Truncated, empty, one frame and sound only are broken; uneven times, turned, ten bit and grey are read as they are meant
+and noted.
 """
 
 from __future__ import annotations
@@ -71,11 +72,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     manifest = make(options.out / "videos", options.clips, options.frames, options.every)
+    results = options.out / f"clips-{options.executor}"
     for again in (False, True):
         start = time.perf_counter()
-        summary = run_manifest(
-            manifest, options.out / "clips", Settings(), workers=options.workers, executor=options.executor
-        )
+        summary = run_manifest(manifest, results, Settings(), workers=options.workers, executor=options.executor)
         spent = time.perf_counter() - start
         rows = sum(summary.statuses.values())
         line = {
@@ -85,7 +85,7 @@ def main() -> None:
         }  # fmt: skip
         print(json.dumps(line), flush=True)
         if not again:
-            show_odd(options.out / "clips" / "rows.jsonl")
+            show_odd(results / "rows.jsonl")
 
 
 def show_odd(rows: Path) -> None:
