@@ -147,6 +147,7 @@ class FakeRay(ModuleType):
 def test_ray_shares_the_work_and_tells_what_failed(ran, tmp_path, monkeypatch):
     # One step, as the last call of the test before made them.
     shared = ["run", *SPLIT, *CHEAP, "--steps", "1", "--ray"]
+    monkeypatch.setitem(sys.modules, "ray", None)  # whether or not it is installed here
     refused(call(*shared, "2", "--out", tmp_path / "none"), "Ray is not installed", "wm-bench[ray]")
     refused(call(*shared, "2", "--shard", "0/2"), "--ray 2", "--shard 0/2")
     fake = FakeRay()
