@@ -273,7 +273,7 @@ def test_states_that_cannot_be_used(tiny, here):
 def test_ctrl_c_keeps_what_was_made(tiny, here, monkeypatch):
     from sana_wm_core.streaming import Session
 
-    make_piece, count = Session._make, []
+    make_piece, count = Session._sample, []
 
     def stop(self, *arguments):
         count.append(1)
@@ -281,7 +281,7 @@ def test_ctrl_c_keeps_what_was_made(tiny, here, monkeypatch):
             raise KeyboardInterrupt
         return make_piece(self, *arguments)
 
-    monkeypatch.setattr(Session, "_make", stop)
+    monkeypatch.setattr(Session, "_sample", stop)
     result = make(tiny, "SANA-WM_streaming", *SHORT, "--no_refiner", "--save_state", "world.safetensors", action="w-72")
     assert result.exit_code == 130 and "25 frames and plays" in result.stderr
     assert len(read_video("out/output_streaming.mp4")) == 25 and Path("world.safetensors").is_file()
@@ -322,7 +322,7 @@ def test_a_full_gpu_gets_the_smallest_change_that_fits(tiny, here, monkeypatch):
     from sana_wm_core.streaming import Session
 
     message = "CUDA out of memory. Tried to allocate 3.00 GiB. GPU 0 has 79 GiB of which 1.50 GiB is free."
-    make_piece, count = Session._make, []
+    make_piece, count = Session._sample, []
 
     def full(*arguments, **more):
         raise torch.OutOfMemoryError(message)
@@ -332,7 +332,7 @@ def test_a_full_gpu_gets_the_smallest_change_that_fits(tiny, here, monkeypatch):
         return make_piece(self, *arguments) if len(count) == 1 else full()
 
     monkeypatch.setattr(WorldPipeline, "__call__", full)
-    monkeypatch.setattr(Session, "_make", full_later)
+    monkeypatch.setattr(Session, "_sample", full_later)
     clip = ("SANA-WM_bidirectional", *QUICK, "--no_refiner")
     refused(make(tiny, *clip), "1.6 GB", "fewer --num_frames", "--offload_blocks")
     message = "CUDA out of memory."
