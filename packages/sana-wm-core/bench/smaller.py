@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 from sana_wm_core.fidelity import LIMIT
 from sana_wm_core.layouts import open_world
-from sana_wm_core.pocket import DEMO, WEIGHTS
+from sana_wm_core.pocket import BUNDLED, DEMO
 from sana_wm_core.precision import PRECISIONS
 from sana_wm_core.shrink import shrink
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the copies")
     options = parser.parse_args()
     size = [int(part) for part in options.size.split("x")] if options.size else [None, None]
-    source = WEIGHTS if options.model == "pocket" else Path(options.model)
+    source = BUNDLED.get(options.model, Path(options.model))
 
     def clip(model: Path) -> np.ndarray:
         pipeline = open_world(model).pipeline
@@ -54,6 +54,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
+        # The released folders find their text encoder, and some their codec, in the folders beside them.
+        for beside in source.resolve().parent.iterdir():
+            if beside.is_dir() and beside != source.resolve() and not (folder / beside.name).exists():
+                (folder / beside.name).symlink_to(beside)
         for precision in PRECISIONS:
             copy = folder / precision
             _, lost = shrink(source, copy, precision, limit=math.inf)
