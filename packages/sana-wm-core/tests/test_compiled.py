@@ -1,6 +1,7 @@
 """Compiled blocks: the same numbers, no break in a graph, and no compiling again once the window is full."""
 
 import copy
+import os
 
 import torch
 from sana_wm_core.compiled import compile_blocks
@@ -8,6 +9,7 @@ from sana_wm_core.config import TransformerConfig
 from sana_wm_core.model import SanaWMTransformer
 from sana_wm_core.model.memory import Memory, Window, after_chunk
 from torch._dynamo.utils import counters
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 
 def test_compiled_blocks_give_the_same_and_settle(tmp_path, monkeypatch):
@@ -41,3 +43,16 @@ def stream_chunk(model: SanaWMTransformer, frames: int, memory: Memory | None, s
     kept: list = []
     out = model(latents, torch.full((1, 1, frames), 500.0), text, torch.ones(1, 5), memory=memory, kept=kept)
     return out.sample, after_chunk(memory, kept, frames, Window(2, True))
+
+
+def test_what_was_compiled_outlives_a_restart_unless_the_user_chose_a_folder(tmp_path, monkeypatch):
+    model = torch.nn.Module()
+    model.blocks = torch.nn.ModuleList()
+    for before, after in (
+        (default_cache_dir(), str(tmp_path / ".cache" / "sana-wm" / "compiled")),  # as PyTorch sets it by itself
+        (str(tmp_path / "mine"), str(tmp_path / "mine")),
+    ):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", before)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        compile_blocks(model)
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == after
