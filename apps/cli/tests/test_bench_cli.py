@@ -144,9 +144,10 @@ class FakeRay(ModuleType):
         return reference()
 
 
-def test_ray_shares_the_work_and_tells_what_failed(ran, tmp_path, monkeypatch):
-    # One step, as the last call of the test before made them.
-    shared = ["run", *SPLIT, *CHEAP, "--steps", "1", "--ray"]
+def test_ray_shares_the_work_and_tells_what_failed(tmp_path, monkeypatch):
+    alone = ["run", *SPLIT, *CHEAP, "--steps", "1"]
+    assert call(*alone, "--out", tmp_path / "alone").exit_code == 0
+    shared = [*alone, "--ray"]
     monkeypatch.setitem(sys.modules, "ray", None)  # whether or not it is installed here
     refused(call(*shared, "2", "--out", tmp_path / "none"), "Ray is not installed", "wm-bench[ray]")
     refused(call(*shared, "2", "--shard", "0/2"), "--ray 2", "--shard 0/2")
@@ -156,8 +157,9 @@ def test_ray_shares_the_work_and_tells_what_failed(ran, tmp_path, monkeypatch):
     assert result.exit_code == 0, (result.output, result.exception)
     assert "part 0 of 2: 1 scenes" in result.stderr and "part 1 of 2: 1 scenes" in result.stderr
     assert "generating" not in result.stderr and fake.options["num_gpus"] == 0 and len(fake.started) == 1
-    alone = ran[0] / "pocket" / "videos"
-    for video in alone.glob("*.mkv"):
+    videos = sorted((tmp_path / "alone" / "pocket" / "videos").glob("*.mkv"))
+    assert len(videos) == 2
+    for video in videos:
         assert (tmp_path / "a" / "pocket" / "videos" / video.name).read_bytes() == video.read_bytes()
     make = bench_generate._make
 

@@ -266,6 +266,18 @@ def test_a_new_caption_takes_hold_at_the_next_chunk(pipeline):
     assert two.state.settings.prompt == "the sea"
 
 
+def test_a_new_caption_stays_although_the_next_chunk_had_begun(pipeline):
+    session = begin(pipeline)
+    session.overlaps = True
+    pieces = session.play("w-72")
+    next(pieces)
+    session.say("the sea")
+    spoken = session.state.text["text"]
+    assert len(list(pieces)) == 2
+    assert session.state.settings.prompt == "the sea" and session.state.text["text"] is spoken
+    assert session.state.frames == 73 and session.state.chunks == 3
+
+
 def test_a_refiner_sees_every_chunk_once(pipeline):
     def refine(latents, state):
         count = state.get("count", torch.zeros(1))

@@ -30,10 +30,12 @@ def pairs(
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Write latents of a first stage, or of degraded video, beside those they should become; can be run again."""
-    from refiner.training import Pairs, write_pair
+    from PIL import Image
+    from refiner.training import Pairs, degrade, write_pair
     from refiner.training.pairs import INDEX
     from sana_wm_core.layouts import open_world
     from sana_wm_core.training.encode import read_manifest
+    from sana_wm_core.training.prepare import caption_of, open_clip
 
     from sana_wm_cli.data import _progress
 
@@ -52,17 +54,17 @@ def pairs(
                 )
             # Gemma-3 is gone again before the clips come.
             _write_prompts(todo, out, world.refiner, refiner_root, gemma, device)
-            size = (height, width)
             for row in todo:
                 name = str(row["id"])
-                video, c2w, intrinsics, first = _open_clip(data, row, size, frames, world.pipeline)
+                clip = open_clip(data, row, world.pipeline.codec.temporal_stride, frames)
+                video = clip.video((height, width))
                 high = _encode(world.pipeline, video)
                 if factor is None:
-                    more: dict[str, Any] = {"c2w": c2w, "intrinsics": intrinsics, "height": height, "width": width}
-                    more |= {"frames": len(c2w), "seed": seed, "steps": steps or None}
-                    lows = world.pipeline(first, _caption(row), **more).latents
+                    more: dict[str, Any] = {"c2w": clip.c2w, "intrinsics": clip.intrinsics, "frames": len(clip.frames)}
+                    more |= {"height": height, "width": width, "seed": seed, "steps": steps or None}
+                    lows = world.pipeline(Image.fromarray(clip.frames[0]), caption_of(row), **more).latents
                 else:
-                    lows = _encode(world.pipeline, _degraded(video, factor))
+                    lows = _encode(world.pipeline, degrade(video, factor))
                 write_pair(out, name, lows.float().cpu(), high.float().cpu(), kind=low)
                 progress.advance(task)
     typer.echo(f"{out}: {len(rows)} pairs")
@@ -81,22 +83,13 @@ def _factor(low: str) -> float | None:
     return factor
 
 
-def _degraded(video: Tensor, factor: float) -> Tensor:
-    from refiner.training import degrade
-
-    return degrade(video, factor)
-
-
-def _caption(row: dict[str, Any]) -> str:
-    return str(next(iter((row.get("captions") or {}).values()), ""))
-
-
 def _write_prompts(
     rows: list[dict[str, Any]], out: Path, own: RefinerFolders | None, root: str, gemma: str, device: str
 ) -> None:
     import torch
     from refiner import load_text
     from refiner.training.pairs import text_file, write_text
+    from sana_wm_core.training.prepare import caption_of
 
     rows = [row for row in rows if not text_file(out, str(row["id"])).is_file()]
     if not rows:
@@ -108,31 +101,8 @@ def _write_prompts(
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     text = load_text(folder, reader, dtype=dtype, device=device)
     for row in rows:
-        states, mask = text.encode(_caption(row))
+        states, mask = text.encode(caption_of(row))
         write_text(out, str(row["id"]), states.cpu(), mask.cpu())
-
-
-def _open_clip(
-    folder: Path, row: dict[str, Any], size: tuple[int, int], longest: int, pipeline: WorldPipeline
-) -> tuple[Tensor, Any, Any, Any]:
-    """A clip cut to whole latent frames: video (1, 3, f, H, W), poses and lenses of its own pictures, first picture."""
-    import numpy as np
-    import torch
-    from PIL import Image
-    from sana_wm_core.images import fit
-    from sana_wm_core.training.encode import read_frames
-
-    name, step = row["id"], pipeline.codec.temporal_stride
-    frames = read_frames(folder / row["video_path"])
-    c2w, lens = (np.load(folder / row[key], allow_pickle=False) for key in ("pose_path", "intrinsics_path"))
-    if not len(frames) == len(c2w) == len(lens):
-        raise ValueError(f"{name}: {len(frames)} frames, {len(c2w)} poses, {len(lens)} intrinsics; they must agree")
-    count = (min(len(frames), longest or len(frames)) - 1) // step * step + 1
-    if count < 1 + step:
-        raise ValueError(f"{name}: {len(frames)} frames are too few; at least {1 + step} are needed")
-    pictures = [Image.fromarray(frame) for frame in frames[:count]]
-    video = torch.cat([fit(picture, *size).tensor() for picture in pictures]).transpose(0, 1)[None]
-    return video, c2w[:count], lens[:count], pictures[0]
 
 
 def _encode(pipeline: WorldPipeline, video: Tensor) -> Tensor:

@@ -207,8 +207,10 @@ def _check_stages(request: Request) -> None:
         path = getattr(request, flag)
         if path is not None and path.suffix != ".safetensors":
             raise ValueError(f"--{flag} takes a .safetensors file, such as world.safetensors; got {path}")
-    if request.save_state is not None and not request.save_state.expanduser().resolve().parent.is_dir():
-        raise ValueError(f"--save_state {request.save_state}: its folder does not exist; make it first")
+    if request.save_state is not None:
+        folder = request.save_state.expanduser().resolve().parent
+        if not folder.is_dir() and folder != request.output_dir.expanduser().resolve():  # that one will be made
+            raise ValueError(f"--save_state {request.save_state}: its folder does not exist; make it first")
 
 
 def _check_output(request: Request) -> None:

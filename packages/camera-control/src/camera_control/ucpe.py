@@ -100,9 +100,11 @@ def _transform(x_bnhd: Tensor, matrix_bn44: Tensor, cos_nf: Tensor | None, sin_n
 
 def _rotate_pairs(x_bnhe: Tensor, cos_nf: Tensor, sin_nf: Tensor) -> Tensor:
     work = torch.promote_types(x_bnhe.dtype, torch.float32)
-    # Complex views need neighbours side by side at an even place in memory; a copy of half a vector costs little.
-    side_by_side = x_bnhe.to(work, copy=True, memory_format=torch.contiguous_format)
-    pairs = torch.view_as_complex(side_by_side.unflatten(-1, (-1, 2)))
+    x = x_bnhe.to(work)
+    # Complex views need neighbours side by side at an even place in memory.
+    if x.stride(-1) != 1 or any(place % 2 for place in (x.storage_offset(), *x.stride()[:-1])):
+        x = x.clone(memory_format=torch.contiguous_format)
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
     turns = torch.complex(cos_nf.to(work), sin_nf.to(work))
     return torch.view_as_real(pairs * turns[:, None]).flatten(-2).to(x_bnhe.dtype)
 

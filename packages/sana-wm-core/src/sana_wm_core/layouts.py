@@ -85,9 +85,8 @@ def open_world(
     Raises:
         ValueError: Nothing usable there, or files that do not fit each other; says what is missing and where it goes.
     """
-    bundled = str(model) in BUNDLED
-    folder = BUNDLED[str(model)] if bundled else loading._folder_of(str(model))
-    hub_id = None if bundled or Path(model).expanduser().is_dir() else str(model).removeprefix("hf://")
+    folder = loading._folder_of(str(model))
+    hub_id = None if str(model) in BUNDLED or Path(model).expanduser().is_dir() else str(model).removeprefix("hf://")
     layout = layout_of(folder)
     _require_use(layout, config=config, weights=weights, codec=codec)
     device = torch.device(device)

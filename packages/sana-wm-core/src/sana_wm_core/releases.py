@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from sana_wm_core.hub import BIDIRECTIONAL, CHUNK_CAUSAL, STREAMING
 
 GEMMA_2 = "Efficient-Large-Model/gemma-2-2b-it"
-BUNDLED = ("pocket", "pocket-streaming")  # names of the worlds inside this package
+_INSIDE = Path(__file__).parent / "pocket"
+BUNDLED = {"pocket": _INSIDE / "weights", "pocket-streaming": _INSIDE / "streaming"}  # worlds inside this package
 DIFFUSERS = "Efficient-Large-Model/SANA-WM_bidirectional-diffusers"
 
 _CARD = "Apache-2.0 by its model card"

@@ -122,8 +122,8 @@ _Absorb = Callable[[int, Tensor | None, Tensor | None], Tensor]
 def _both_ways(
     absorb: _Absorb, a: Tensor, stops: list[bool], first: Tensor | None, last: Tensor | None, keep: bool
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    f, r = (torch.empty(a.shape, dtype=a.dtype, device=a.device) if wanted else None for wanted in (True, keep))
-    assert f is not None
+    f = torch.empty(a.shape, dtype=a.dtype, device=a.device)
+    r = torch.empty_like(f) if keep else None
     ahead, behind = _frames(f), None if r is None else _frames(r)
     x, y = _heads(first), _heads(last)
     for t, target in enumerate(ahead):

@@ -26,6 +26,7 @@ class UniMatch:
         self._torch = require("torch", "pip install 'pose-annotation[models]'")
         package = require("ptlflow", "pip install ptlflow")
         self._adapter: Any = require("ptlflow.utils.io_adapter", "pip install ptlflow").IOAdapter
+        # It reads checkpoints with weights_only=True (0.4.2).
         self._model: Any = package.get_model(model, ckpt_path=str(checkpoint)).eval()
 
     def score(self, frames: NDArray[np.uint8], fps: float, source_width: int) -> dict[str, float | None]:

@@ -21,14 +21,13 @@ from torch import nn
 from sana_wm_core.model import SanaWMTransformer
 from sana_wm_core.pocket.codec import PocketCodec, PocketCodecConfig
 from sana_wm_core.pocket.text import PocketTextConfig, PocketTextEncoder
+from sana_wm_core.releases import BUNDLED
 from sana_wm_core.sampling.choice import WholeClipStudent
 from sana_wm_core.sampling.denoiser import WienerVelocity
 from sana_wm_core.sampling.sampler import Sampler
 from sana_wm_core.sampling.student import ChunkSampler, check_steps, grid_steps
 
-WEIGHTS = Path(__file__).parent / "weights"
-STREAMING = Path(__file__).parent / "streaming"
-BUNDLED = {"pocket": WEIGHTS, "pocket-streaming": STREAMING}
+WEIGHTS = BUNDLED["pocket"]
 DEMO = Path(__file__).parent / "demo"
 
 

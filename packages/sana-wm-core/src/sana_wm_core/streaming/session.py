@@ -252,7 +252,16 @@ class Session:
         pixels = to_pixels(video[0]) if self.delivers else np.empty((video.shape[2], 0, 0, 3), np.uint8)
         if self.state.memory is None and self.refine is not None:
             pixels, poses = pixels[1:], poses[1:]
-        self.state = replace(moment, decoder=decoder, refiner=refiner, frames=self.state.frames + len(poses))
+        # What was sampled, and nothing else of that moment: the caption may have changed since.
+        self.state = replace(
+            self.state,
+            track=moment.track,
+            memory=moment.memory,
+            latents=moment.latents,
+            decoder=decoder,
+            refiner=refiner,
+            frames=self.state.frames + len(poses),
+        )
         return Piece(pixels, finished, poses)
 
     @torch.no_grad()

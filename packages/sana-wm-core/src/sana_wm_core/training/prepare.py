@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,54 @@ from sana_wm_core.images import fit
 from sana_wm_core.training.encode import read_frames, read_manifest
 
 INDEX = "train.jsonl"
+
+
+class AnnotatedClip(NamedTuple):
+    """An annotated video cut to whole latent frames.
+
+    Attributes:
+        frames: (f, H, W, 3) uint8, f = 1 + stride k.
+        c2w: (f, 4, 4).
+        intrinsics: (f, 4) or (f, 3, 3) in pixels of these frames.
+    """
+
+    frames: np.ndarray
+    c2w: np.ndarray
+    intrinsics: np.ndarray
+
+    def video(self, size: tuple[int, int]) -> Tensor:
+        """Scaled and cropped to (height, width): (1, 3, f, height, width) in [-1, 1]."""
+        return torch.cat([fit(Image.fromarray(frame), *size).tensor() for frame in self.frames]).transpose(0, 1)[None]
+
+
+def open_clip(folder: Path, row: dict[str, Any], stride: int, max_frames: int = 0) -> AnnotatedClip:
+    """Read the clip of a manifest's row.
+
+    Args:
+        folder: Annotated clips.
+        row: A line of manifest.jsonl.
+        stride: Raw frames of a latent frame.
+        max_frames: The rest is cut off; 0 = no limit.
+
+    Raises:
+        ValueError: Too short, or other counts of frames and poses; the clip is named.
+    """
+    frames = read_frames(folder / row["video_path"])
+    c2w, lens = (np.load(folder / row[key], allow_pickle=False) for key in ("pose_path", "intrinsics_path"))
+    if not len(frames) == len(c2w) == len(lens):
+        raise ValueError(
+            f"{row['id']}: {len(frames)} frames, {len(c2w)} poses, {len(lens)} intrinsics; they must agree"
+        )
+    longest = min(len(frames), max_frames or len(frames))
+    count = (longest - 1) // stride * stride + 1
+    if count < 1 + stride:
+        raise ValueError(f"{row['id']}: {longest} frames are too few; at least {1 + stride} are needed")
+    return AnnotatedClip(frames[:count], c2w[:count], lens[:count])
+
+
+def caption_of(row: dict[str, Any]) -> str:
+    """The first caption of a manifest's row; empty without one."""
+    return str(next(iter((row.get("captions") or {}).values()), ""))
 
 
 def prepare_clips(
@@ -80,26 +128,16 @@ def prepare_clips(
 def _write_clip(
     folder: Path, out: Path, row: dict[str, Any], codec: Any, text: Any, size: tuple[int, int], max_frames: int
 ) -> None:
-    name, step = str(row["id"]), int(codec.temporal_stride)
-    frames = read_frames(folder / row["video_path"])
-    c2w, intrinsics = (np.load(folder / row[key], allow_pickle=False) for key in ("pose_path", "intrinsics_path"))
-    if not len(frames) == len(c2w) == len(intrinsics):
-        raise ValueError(
-            f"{name}: {len(frames)} frames, {len(c2w)} poses, {len(intrinsics)} intrinsics; they must agree"
-        )
-    longest = min(len(frames), max_frames or len(frames))
-    count = (longest - 1) // step * step + 1
-    if count < 1 + step:
-        raise ValueError(f"{name}: {longest} frames are too few; at least {1 + step} are needed")
-    source = frames.shape[1:3]
-    video = torch.cat([fit(Image.fromarray(frame), *size).tensor() for frame in frames[:count]]).transpose(0, 1)
+    name = str(row["id"])
+    clip = open_clip(folder, row, int(codec.temporal_stride), max_frames)
     with torch.no_grad():
-        latents = codec.encode(video[None])[0].float().cpu()
+        latents = codec.encode(clip.video(size))[0].float().cpu()
     captions = row.get("captions") or {}
     entry = {key: row[key] for key in ("source", "split", "fps", "metric_scale", "scores", "licence") if key in row}
     _save(out / f"{name}.safetensors", {"z": latents.half()})
-    _save(out / f"{name}_text.safetensors", {"text": _features(text, next(iter(captions.values()), ""))})
-    for suffix, array in (("pose", c2w[:count]), ("k", crop_intrinsics(intrinsics[:count], source, size))):
+    _save(out / f"{name}_text.safetensors", {"text": _features(text, caption_of(row))})
+    lens = crop_intrinsics(clip.intrinsics, clip.frames.shape[1:3], size)
+    for suffix, array in (("pose", clip.c2w), ("k", lens)):
         temporary = out / f".{name}_{suffix}.{os.getpid()}.npy"
         np.save(temporary, np.asarray(array, dtype=np.float32))
         os.replace(temporary, out / f"{name}_{suffix}.npy")
@@ -111,7 +149,7 @@ def _write_clip(
                 "id": name, **entry, "latent_path": f"{name}.safetensors", "latent_shape": list(latents.shape),
                 "sha256": hashlib.sha256((out / f"{name}.safetensors").read_bytes()).hexdigest(),
                 "text_embed_path": f"{name}_text.safetensors", "pose_path": f"{name}_pose.npy",
-                "intrinsics_path": f"{name}_k.npy", "height": size[0], "width": size[1], "raw_frames": count,
+                "intrinsics_path": f"{name}_k.npy", "height": size[0], "width": size[1], "raw_frames": len(clip.frames),
                 "captions": captions,
             }
         ),
