@@ -119,6 +119,8 @@ def test_flags_of_streams_that_cannot_be_right(stream, tiny):
     one_line(stream("--benchmark_json", "absent/x.json"), "absent", "folder")
     one_line(stream("--streaming_encoder", "vp9"), "vp9", "h264_nvenc")
     one_line(stream("--profile_cuda"), "--profile_cuda", "cpu")
+    one_line(stream("--cuda_graphs"), "--cuda_graphs", "cpu")
+    one_line(stream("--cuda_graphs", "--offload_blocks"), "--offload_blocks", "leave one out")
     one_line(stream("--compile", "--no_compile"), "--compile", "--no_compile")
     one_line(stream("--compile", "--offload_blocks"), "--offload_blocks", "leave one out")
     one_line(stream("--model", tiny / "SANA-WM_streaming"), "--streaming_root", "--model")

@@ -153,6 +153,9 @@ def generate(
         _flag("compile", "torch.compile the transformer's blocks: a minute or more to start, kept on disk."),
     ] = False,
     no_compile: Annotated[bool, _flag("no_compile", "Do not compile, which is the default.", _STREAM)] = False,
+    cuda_graphs: Annotated[
+        bool, _flag("cuda_graphs", "Record the transformer's passes on the GPU and replay them.", _STREAM)
+    ] = False,
     output_dir: Annotated[Path, _flag("output_dir", "Folder, made if absent. (out)", _OUT)] = Path("out"),
     name: Annotated[str, _flag("name", "File stem: NAME_generated.mp4. (output)", _OUT)] = "output",
     fps: Annotated[float | None, _flag("fps", "Frames per second of the MP4. (16)", _OUT)] = None,

@@ -89,6 +89,7 @@ class Request:
     profile_cuda: bool = False
     compile: bool = False
     no_compile: bool = False
+    cuda_graphs: bool = False
 
     @property
     def frames_go_to(self) -> str:
@@ -202,6 +203,8 @@ def _check_stages(request: Request) -> None:
     if request.compile and (request.no_compile or request.offload_blocks):
         other = "no_compile" if request.no_compile else "offload_blocks"
         raise ValueError(f"--compile and --{other} do not go together; leave one out")
+    if request.cuda_graphs and request.offload_blocks:
+        raise ValueError("--cuda_graphs and --offload_blocks do not go together; leave one out")
     _check_output(request)
     for flag in ("save_state", "refiner_lora"):
         path = getattr(request, flag)

@@ -101,6 +101,7 @@ def refuse_stream_flags(request: Request) -> None:
         "benchmark_repeats": request.benchmark_repeats > 1,
         "sample_frames_npz": request.sample_frames_npz is not None,
         "profile_cuda": request.profile_cuda,
+        "cuda_graphs": request.cuda_graphs,
         "no_mp4": request.no_mp4,
         "output_mode": request.output_mode != "mp4",
     }
@@ -131,6 +132,8 @@ def load(request: Request) -> World:
     from sana_wm_core.layouts import open_world
 
     device = find_device(request.device)
+    if request.cuda_graphs and device.type != "cuda":
+        raise ValueError(f"--cuda_graphs records work on an NVIDIA GPU; this runs on {device.type}; leave it out")
     world = open_world(
         request.source,
         config=request.config,
@@ -147,6 +150,7 @@ def load(request: Request) -> World:
 def _prepare_transformer(world: World, request: Request, device: torch.device) -> None:
     from sana_wm_core.compiled import compile_blocks
     from sana_wm_core.fidelity import LIMIT, quantize_and_check
+    from sana_wm_core.graphs import replay_passes
     from sana_wm_core.offload import offload_blocks
     from sana_wm_core.sampling.student import transformer_of
 
@@ -154,6 +158,8 @@ def _prepare_transformer(world: World, request: Request, device: torch.device) -
     quantize_and_check(world.pipeline.transformer, request.stage1_precision, limit)
     if request.compile:
         compile_blocks(transformer_of(world.pipeline.transformer))
+    if request.cuda_graphs:
+        replay_passes(transformer_of(world.pipeline.transformer))
     if request.offload_blocks:
         offload_blocks(transformer_of(world.pipeline.transformer), "blocks", device)
 

@@ -78,9 +78,11 @@ class Clip:
         """
         if len(self.chunks) == 1 and not before:
             return None
-        mask = torch.zeros(before + self.frames, dtype=torch.bool)
-        mask[[before + start for start in self.chunks]] = True
-        return mask.to(device)
+        # Made there: to bring it from here would have the GPU's queue run empty, in every block.
+        mask = torch.zeros(before + self.frames, dtype=torch.bool, device=device)
+        for start in self.chunks:
+            mask[before + start] = True
+        return mask
 
     def recall(self, name: str) -> Tensor | None:
         """A remembered tensor, if there is one."""
