@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sana_wm_cli import bench_run, bench_score, bench_speed, bench_split, bench_upstream
+from sana_wm_cli import bench_floors, bench_run, bench_score, bench_speed, bench_split, bench_upstream
 
 app = typer.Typer(no_args_is_help=True, help="Bench: score a model against exact renders.")
 
@@ -22,6 +22,7 @@ app.command()(bench_run.run)
 app.command()(bench_score.score)
 app.command()(bench_score.compare)
 app.command()(bench_score.baseline)
+app.command()(bench_floors.floors)
 app.command()(bench_speed.speed)
 app.command()(bench_split.export)
 app.command()(bench_split.draw)
