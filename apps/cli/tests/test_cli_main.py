@@ -8,7 +8,7 @@ import sys
 import pytest
 from pydantic import BaseModel, ConfigDict
 from sana_wm_cli import main
-from sana_wm_cli.errors import describe
+from sana_wm_cli.errors import describe, one_line_errors
 from typer.testing import CliRunner
 
 _HEAVY = ("torch", "numpy", "diffusers", "transformers", "PIL", "av")
@@ -68,3 +68,9 @@ def test_errors_become_one_line():
     with pytest.raises(ValueError) as caught:
         Toy.model_validate({"stepz": 4})
     assert describe(caught.value) == "Toy: stepz: Extra inputs are not permitted"
+
+
+def test_a_reader_that_leaves_early_is_no_mistake(capsys):
+    with pytest.raises(BrokenPipeError), one_line_errors():  # click then ends quietly
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+    assert capsys.readouterr().err == ""

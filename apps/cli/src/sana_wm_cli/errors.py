@@ -25,6 +25,8 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         say("stopped; no half file is left behind")
         raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        raise  # whoever read the output has seen enough, as in `sana-wm camera check FILE | head`; click ends quietly
     except (ValueError, OSError, MemoryError) as error:
         say(describe(error))
         raise typer.Exit(USER_ERROR) from error
