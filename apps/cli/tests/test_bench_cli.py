@@ -155,12 +155,22 @@ def test_ray_shares_the_work_and_tells_what_failed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", fake)
     result = call(*shared, "5", "--out", tmp_path / "a")
     assert result.exit_code == 0, (result.output, result.exception)
-    assert "part 0 of 2: 1 scenes" in result.stderr and "part 1 of 2: 1 scenes" in result.stderr
+    assert "part 0 of 2: 1 scene\n" in result.stderr and "part 1 of 2: 1 scene\n" in result.stderr
     assert "generating" not in result.stderr and fake.options["num_gpus"] == 0 and len(fake.started) == 1
     videos = sorted((tmp_path / "alone" / "pocket" / "videos").glob("*.mkv"))
     assert len(videos) == 2
     for video in videos:
         assert (tmp_path / "a" / "pocket" / "videos" / video.name).read_bytes() == video.read_bytes()
+
+    def too_busy(**options):
+        raise Exception("Ray's log\nThe current node timed out during startup.")
+
+    late = FakeRay()
+    late.init = too_busy
+    monkeypatch.setitem(sys.modules, "ray", late)
+    words = ("Ray did not start (The current node timed out during startup.)", "RAY_ADDRESS")
+    refused(call(*shared, "2", "--out", tmp_path / "late"), *words)
+    monkeypatch.setitem(sys.modules, "ray", fake)
     make = bench_generate._make
 
     def breaking(pipeline, split, scene, *rest):

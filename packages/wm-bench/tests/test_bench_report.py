@@ -14,8 +14,8 @@ from wm_bench.comparison import compare
 from wm_bench.report import pick_strips, write_report
 from wm_bench.report.compared import compare_table, write_comparison
 from wm_bench.report.parts import interval_mark
-from wm_bench.report.plots import curve_plots
-from wm_bench.report.tables import CSV_COLUMNS, is_open, number, one_of_each
+from wm_bench.report.plots import curve_plots, path_plots
+from wm_bench.report.tables import CSV_COLUMNS, at_precision, decimals_of, is_open, number, one_of_each, with_interval
 from wm_bench.scoring import Options, score_folder
 from wm_bench.sheet import read_sheet
 from wm_bench.submission import read_submission
@@ -70,6 +70,17 @@ def test_curves_of_open_alignments_are_left_out(scored):
     assert not is_open(sheet, names[1])
     # Where one protocol has to stand for all, it is one whose alignment is known.
     assert one_of_each(sheet, names) == [names[1]]
+
+
+def test_paths_are_drawn_with_what_the_estimator_makes_of_the_render(scored):
+    sheet = copy.deepcopy(scored["turned"][0])
+    plain = path_plots(sheet)
+    for scene in sheet["scenes"].values():
+        assert set(scene["paths"]["oracle"]) == {"estimate", "truth"}
+        scene["paths"]["oracle"]["floor"] = [[x + 0.1, z] for x, z in scene["paths"]["oracle"]["truth"]]
+    drawn = path_plots(sheet)
+    assert len(drawn) == len(plain) and all("#8a8f98; stroke-width: 1.4" not in svg for svg in plain)
+    assert all("stroke: #8a8f98; stroke-width: 1.4" in svg for svg in drawn)
 
 
 def test_the_page_says_what_is_missing(pages):
@@ -149,6 +160,26 @@ def test_an_interval_is_drawn_on_its_side_of_zero():
     a, middle, b = ends(-1.0, 0.0, 0.5)
     assert a < middle == 55.0 < b
     assert ends(0.0, 0.0, 0.0) == (55.0, 55.0, 55.0) and interval_mark(None, 1.0, None, "red") == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((1.1049, 0.9741, 1.2152), ("1.10", "0.97 to 1.22")),
+        ((22.507, 21.48, 23.76), ("22.5", "21.5 to 23.8")),
+        ((79.33, 56.33, 115.8), ("79", "56 to 116")),
+        ((0.99190, 0.99121, 0.99263), ("0.9919", "0.9912 to 0.9926")),
+        ((1.0, 1.0, 1.0), ("1.000", "1.000 to 1.000")),
+        ((0.5, None, None), ("0.5000", "")),
+        ((0.0, -2.0, 2.0), ("0.0", "-2.0 to 2.0")),
+    ],
+)
+def test_numbers_have_the_decimals_that_their_interval_allows(values, texts):
+    assert with_interval(*values) == texts
+
+
+def test_a_floor_never_rounds_to_nothing():
+    assert at_precision(0.0031, decimals_of(56.0, 116.0)) == "0.0031" and at_precision(0.0, 1) == "0.0"
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
+from wm_bench import estimators
 from wm_bench.baselines import write_baseline
 from wm_bench.cache import Cache
 from wm_bench.camera_following import PoseRules
 from wm_bench.comparison import compare, rank
+from wm_bench.estimators import PoseEstimate
 from wm_bench.imported import _bare_split
 from wm_bench.report.page import score_page
 from wm_bench.report.tables import coverage_words, score_markdown
@@ -131,6 +134,37 @@ def test_the_frame_rate_does_not_matter(box_split, tmp_path):
     # Matroska keeps milliseconds, so that at 24 and 30 frames a second the truth is met half a millisecond off.
     assert np.array(values)[:, :2].max() < 0.02
     assert np.array(values)[:, 2].min() > 40
+
+
+class Aside:
+    """Finds every centre but looks 20 degrees aside in every second pose, in another frame and scale."""
+
+    id, version, weights_sha256 = "aside", "1", "none"
+
+    def __init__(self, scene):
+        self.scene = scene
+
+    def estimate(self, request):
+        c2w = self.scene.trajectory().at(request.times_s)[0]
+        turns = Rotation.from_rotvec([[0, 20 * (i % 2), 0] for i in range(len(c2w))], degrees=True).as_matrix()
+        c2w[:, :3, :3] = c2w[:, :3, :3] @ turns
+        c2w[:, :3, 3] *= 0.3
+        return PoseEstimate(c2w, np.ones(len(c2w), dtype=bool))
+
+
+def test_a_path_is_drawn_by_its_positions_beside_the_floors(box_split, tmp_path, monkeypatch):
+    split = box_split(1, 4.0)
+    (scene,) = split.scenes
+    write_baseline("still", split, tmp_path / "still", SIZE, FPS)
+    monkeypatch.setitem(estimators._REGISTERED, "aside", lambda options: Aside(scene))
+    sheet = score_folder(tmp_path / "still", split, Options(estimators=("aside", "oracle")))
+    path = sheet["scenes"][scene.id]["paths"]["aside"]
+    assert mean(sheet, "rot_err_deg@code-v1/aside") > 5 and mean(sheet, "trans_err_m@code-v1/aside") > 0.05
+    for name in ("estimate", "floor"):
+        np.testing.assert_allclose(path[name], path["truth"], atol=2e-4)
+    # The oracle's floor is the truth, and a still's path is a point.
+    still = sheet["scenes"][scene.id]["paths"]["oracle"]
+    assert set(still) == {"estimate", "truth"} and np.ptp(still["estimate"], axis=0).max() < 1e-9
 
 
 def test_every_number_names_what_it_is(sheets, minute):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sana_wm_cli.bench_options import Estimators, estimator_specs
 from sana_wm_cli.bench_split import Scenes, open_split, parse_size
 
 if TYPE_CHECKING:
@@ -24,7 +23,13 @@ def floors(
     scenes: Scenes = None,
     seconds: Annotated[float, typer.Option("--seconds", help="Only the first seconds of every path.")] = 16.0,
     size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH of the renders.")] = "288x480",
-    estimator: Estimators = None,
+    estimator: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--estimator",
+            help="oracle and pycolmap (default), pose-annotation, pi3:FOLDER, 'command:...'; repeat it for more.",
+        ),
+    ] = None,
     every: Annotated[float, typer.Option("--every", help="Seconds between sampled poses.")] = 0.25,
     out: Annotated[Path, typer.Option("--out", help="Folder for floors.md and floors.json.")] = Path(
         "bench-out/floors"
@@ -47,7 +52,7 @@ def floors(
     shape, rules = parse_size(size), PoseRules(every_s=every)
     assert shape is not None
     try:
-        found = [get_estimator(spec) for spec in estimator_specs(estimator or ["oracle", "pycolmap"])]
+        found = [get_estimator(spec) for spec in estimator or ("oracle", "pycolmap")]
     except Unavailable as reason:
         typer.echo(f"unavailable: {reason}", err=True)
         raise typer.Exit(4) from None

@@ -81,12 +81,13 @@ def run(
 
 def _share(job: Job, workers: int) -> None:
     """Make the videos on Ray, a worker a part; what fails is told, and stays to be made by another call."""
+    from wm_bench.report.tables import scenes_words
     from wm_bench.sharing import on_ray
 
     parts = [(job, Shard(number, workers)) for number in range(workers)]
     failures = []
     for done in on_ray(make_part, parts, 1.0 if job.device.startswith("cuda") else 0.0):
-        typer.echo(f"part {done.number} of {workers}: {done.failure or f'{done.result} scenes'}", err=True)
+        typer.echo(f"part {done.number} of {workers}: {done.failure or scenes_words(done.result)}", err=True)
         if done.failure:
             failures.append(f"part {done.number}: {done.failure}")
     if failures:

@@ -255,9 +255,13 @@ def _add_floor(
     cache: Cache,
 ) -> None:
     try:
-        result.floors |= score_floor(video.size, scene, split, estimator, options.poses, cache)["values"]
+        found = score_floor(video.size, scene, split, estimator, options.poses, cache)
     except (ValueError, Unavailable) as error:
         result.floor_reasons[estimator.id] = str(error)
+        return
+    result.floors |= found["values"]
+    if estimator.id in result.paths and estimator.id != "oracle":
+        result.paths[estimator.id]["floor"] = found["path"]["estimate"]
 
 
 def pose_names(estimator_id: str, rules: PoseRules) -> list[str]:

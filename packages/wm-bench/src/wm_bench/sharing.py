@@ -19,14 +19,20 @@ def on_ray(work: Callable[[Any], Any], parts: Sequence[Any], gpus_each: float = 
 
     `work` must be importable on every machine and its results plain. A cluster is named by RAY_ADDRESS, as everywhere
     with Ray; without one, Ray starts on this machine. `gpus_each` GPUs are kept for each part. Raises ValueError when
-    Ray is not installed.
+    Ray is not installed or does not start.
     """
     try:
         import ray
     except ImportError:
         raise ValueError("Ray is not installed; allowed: pip install 'wm-bench[ray]', or no --ray") from None
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False)
+        except Exception as error:  # a busy machine or a cluster that is not there: Ray raises any of many kinds
+            raise ValueError(
+                f"Ray did not start ({_last_line(error)}); allowed: a cluster named by RAY_ADDRESS, more patience by "
+                "RAY_raylet_start_wait_time_s=120, or no --ray"
+            ) from None
     task = ray.remote(num_cpus=1, num_gpus=gpus_each, max_retries=2)(work)
     waiting = {task.remote(part): number for number, part in enumerate(parts)}
     while waiting:
@@ -36,5 +42,9 @@ def on_ray(work: Callable[[Any], Any], parts: Sequence[Any], gpus_each: float = 
             try:
                 yield Done(number, ray.get(reference), "")
             except Exception as error:  # whatever the part raised, wrapped by Ray
-                lines = [line for line in str(error).splitlines() if line.strip()]
-                yield Done(number, None, lines[-1].strip() if lines else type(error).__name__)
+                yield Done(number, None, _last_line(error))
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

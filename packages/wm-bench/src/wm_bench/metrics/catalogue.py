@@ -29,11 +29,15 @@ FRAMES = {
     "revisit_ssim": Metric("", "higher", "pairs", "SSIM of frames at revisited places, best five pairs"),
     "revisit_lpips": Metric("", "lower", "pairs", "LPIPS of frames at revisited places, best five pairs"),
     "revisit_warp_psnr_db": Metric("dB", "higher", "pairs", "PSNR after moving one frame onto the other by true depth"),
-    "revisit_warp_gap_db": Metric("dB", "higher", "pairs", "revisit_warp_psnr_db minus the exact render's own"),
+    "revisit_warp_gap_db": Metric(
+        "dB", "higher", "pairs", "PSNR after moving one frame onto the other by true depth, less the exact render's own"
+    ),
     "ref_psnr_db": Metric("dB", "higher", "scenes", "PSNR to the exact render, frame 0 left out"),
     "ref_ssim": Metric("", "higher", "scenes", "SSIM to the exact render, frame 0 left out"),
     "warp_psnr_db": Metric("dB", "higher", "scenes", "PSNR of a frame moved by true depth onto the one a second later"),
-    "warp_gap_db": Metric("dB", "higher", "scenes", "warp_psnr_db minus the exact render's own"),
+    "warp_gap_db": Metric(
+        "dB", "higher", "scenes", "PSNR of a frame moved by true depth onto the one 1 s later, less the render's own"
+    ),
     "flicker_tf": Metric("", "neither", "scenes", "VBench temporal flickering: 1 - mean change between frames / 255"),
     "drift_ref_psnr_db": Metric("dB", "lower", "scenes", "PSNR to the render, first 10 s minus last 10 s"),
     "drift_sharpness": Metric("", "lower", "scenes", "proxy sharpness ratio, first 10 s minus last 10 s"),

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wm_bench.metrics.catalogue import metric_of
+from wm_bench.metrics.catalogue import metric_of, title_of
 from wm_bench.poses.sampling import nearest_frames
+from wm_bench.report.tables import number
 from wm_bench.sheet import Sheet
 from wm_bench.splits.model import Split
 from wm_bench.video import VideoInfo, read_frames
@@ -43,7 +44,12 @@ def pick_strips(sheet: Sheet, split: Split, videos: Mapping[str, VideoInfo], eac
     worst = order[:each]
     best = [s for s in reversed(order[-each:]) if s not in worst]
     labelled = [("worst", s) for s in worst] + [("best", s) for s in best]
-    return [_strip(f"{word}: {name} {scored[s]:.4g}", split, s, videos[s]) for word, s in labelled if s in videos]
+    what, unit = title_of(name), metric_of(name).unit
+    return [
+        _strip(f"{word}: {what} {number(scored[s])} {unit}".rstrip(), split, s, videos[s])
+        for word, s in labelled
+        if s in videos
+    ]
 
 
 def _deciding(sheet: Sheet) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from wm_bench.metrics.catalogue import title_of
 from wm_bench.report.parts import FIRST, OPEN, SECOND, Cell, document, interval_mark, named, table
-from wm_bench.report.tables import few_scenes_words, interval_words, number
+from wm_bench.report.tables import few_scenes_words, number, with_interval
 from wm_bench.report.write import write_text
 
 
@@ -18,9 +18,9 @@ def compare_table(comparison: dict[str, Any]) -> str:
     a, b = comparison["a"], comparison["b"]
     out = [f"| number | {a} | {b} | difference | 95 % interval | p | scenes | better |", "|" + 8 * "---|"]
     for r in comparison["rows"]:
-        interval = interval_words(r["low"], r["high"])
+        difference, interval = with_interval(r["difference"], r["low"], r["high"])
         better = {"a": a, "b": b, "open": "open"}[r["winner"]]
-        cells = [r["metric"], number(r["a"]), number(r["b"]), number(r["difference"]), interval, f"{r['p']:.3g}"]
+        cells = [r["metric"], number(r["a"]), number(r["b"]), difference, interval, f"{r['p']:.3g}"]
         out.append(f"| {' | '.join([*cells, str(r['n']), better])} |")
     out += ["", *(f"not compared: {r['metric']} differs in {', '.join(r['differs'])}" for r in comparison["refused"])]
     words = few_scenes_words(comparison["rows"])
@@ -47,7 +47,7 @@ def compare_page(comparison: dict[str, Any]) -> str:
     rows = [
         [
             Cell("", named(title_of(r["metric"]), r["metric"])), Cell("n", number(r["a"])), Cell("n", number(r["b"])),
-            Cell("n", number(r["difference"])), Cell("n", interval_words(r["low"], r["high"])),
+            *(Cell("n", words) for words in with_interval(r["difference"], r["low"], r["high"])),
             Cell("", interval_mark(r["low"], r["difference"], r["high"], colours[r["winner"]])),
             Cell("n", f"{r['p']:.3g}"), Cell("n", str(r["n"])), Cell("", leaders[r["winner"]]),
         ]

@@ -19,6 +19,7 @@ from wm_bench.report.plots import bar_plots, curve_plots, path_plots
 from wm_bench.report.tables import (
     coverage_words,
     headline_names,
+    is_open,
     line_of,
     number,
     one_of_each,
@@ -56,8 +57,9 @@ def score_page(sheet: Sheet, strips: Sequence[ClipStrip]) -> str:
         ),
         section(
             "Paths from above",
-            "Metres; the path that was asked for is solid, the estimated one dashed; dots are the start. Both are laid "
-            "over each other as the first protocol does it.",
+            "Metres; solid is the path that was asked for, dashed the one estimated from the video, dotted what the "
+            "same estimator finds in the exact render; dots are the start. All are turned, moved and scaled to bring "
+            "their positions as near to the first as they go.",
             grid(path_plots(sheet)),
         ),
         section(
@@ -100,17 +102,19 @@ def _numbers(sheet: Sheet, names: list[str], placed: list[str]) -> str:
     for name in [*names, *placed]:
         x = line_of(sheet, name)
         flagged = f"; flagged: {escape(x.note)}" if x.note else ""
+        value = f"<span class=quiet>{x.value}</span>" if is_open(sheet, name) else x.value
         unit = escape(f"{x.unit}, {x.better} is better" if x.unit and x.better else x.unit or _direction(x.better))
         rows.append(
             [
-                Cell("", named(title_of(name), name)), Cell("n", x.value), Cell("n", x.interval), Cell("n", x.floor),
+                Cell("", named(title_of(name), name)), Cell("n", value), Cell("n", x.interval), Cell("n", x.floor),
                 Cell("", unit), Cell("n", x.coverage), Cell("", escape(x.what) + flagged),
             ]
         )  # fmt: skip
     heads = ["number", "mean", "95 % interval", "floor", "unit", "scenes", "what it is"]
     note = (
         "<p class=quiet>Camera numbers are named number@protocol/estimator. The floor is what the same estimator makes "
-        "of the exact render at the same size: an error near it is the estimator's, not the model's.</p>"
+        "of the exact render at the same size: an error near it is the estimator's, not the model's. Grey: the "
+        "alignment is in doubt in every scene, so the number shows the doubt and not the camera.</p>"
     )
     return "<h2>Numbers</h2>" + table(heads, rows) + note
 

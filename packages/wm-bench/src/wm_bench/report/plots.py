@@ -16,7 +16,7 @@ from wm_bench.metrics.catalogue import metric_of, title_of
 from wm_bench.report.tables import is_open, number, scenes_words
 from wm_bench.sheet import Sheet
 
-_OURS, _TRUE, _INK, _GRID = "#c2541b", "#3b6ea5", "#22252b", "#d9dce1"
+_OURS, _TRUE, _OPEN, _INK, _GRID = "#c2541b", "#3b6ea5", "#8a8f98", "#22252b", "#d9dce1"
 _STYLE: Any = {
     "svg.hashsalt": "wm-bench",  # without it, names inside the file change from run to run
     "svg.fonttype": "path",
@@ -56,7 +56,7 @@ def curve_plots(sheet: Sheet) -> list[str]:
 
 
 def path_plots(sheet: Sheet) -> list[str]:
-    """Paths from above, asked for and estimated, laid over each other under the first protocol."""
+    """Paths from above: asked for, estimated, and what the estimator makes of the exact render."""
     found = [
         (scene_id, name, path)
         for scene_id, scene in sheet["scenes"].items()
@@ -67,8 +67,11 @@ def path_plots(sheet: Sheet) -> list[str]:
         with _panel(2.45, 2.5) as (figure, axes):
             for key, colour, style, label in (
                 ("truth", _TRUE, "-", "asked for"),
-                ("estimate", _OURS, "--", "estimated"),
+                ("floor", _OPEN, ":", "of the exact render"),
+                ("estimate", _OURS, "--", "of the video"),
             ):
+                if key not in path:
+                    continue
                 x, z = np.array(path[key]).T
                 axes.plot(x, z, style, color=colour, linewidth=1.4, label=label)
                 axes.plot(x[:1], z[:1], "o", color=colour, markersize=3.5)

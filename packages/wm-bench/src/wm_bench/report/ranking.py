@@ -11,7 +11,7 @@ from typing import Any
 from wm_bench.comparison import rank
 from wm_bench.metrics.catalogue import title_of
 from wm_bench.report.parts import BAD, GOOD, OPEN, Cell, document, interval_mark, named, section, table
-from wm_bench.report.tables import coverage_words, few_scenes_words, interval_words, number
+from wm_bench.report.tables import coverage_words, few_scenes_words, number, with_interval
 from wm_bench.report.write import write_text
 from wm_bench.sheet import Sheet
 
@@ -95,12 +95,13 @@ def _page(sheets: Mapping[str, Sheet], rows: list[dict[str, Any]]) -> str:
 
 
 def _shown(row: dict[str, Any]) -> list[Cell]:
+    gap, interval = with_interval(row["gap"], row["low"], row["high"])
     return [
         Cell("", named(title_of(row["metric"]), row["metric"])),
         Cell("k", f"{escape(row['ahead'])}<br>{number(row['value_ahead'])}"),
         Cell("k", f"{escape(row['behind'])}<br>{number(row['value_behind'])}"),
-        Cell("n", escape(f"{number(row['gap'])} {row['unit']}".rstrip())),
-        Cell("n", interval_words(row["low"], row["high"])),
+        Cell("n", escape(f"{gap} {row['unit']}".rstrip())),
+        Cell("n", interval),
         Cell("", interval_mark(row["low"], row["gap"], row["high"], _COLOURS[row["verdict"]])),
         Cell("n", f"{row['p']:.3g}"),
         Cell("n", str(row["n"])),
@@ -131,12 +132,13 @@ def _cells(row: dict[str, Any]) -> list[str]:
     start = [row["metric"], row["ahead"], row["behind"]]
     if row["verdict"] == "not measured":
         return [*start, "", "", "", "", "", "", f"not measured: {row['reason']}"]
+    gap, interval = with_interval(row["gap"], row["low"], row["high"])
     return [
         *start,
         number(row["value_ahead"]),
         number(row["value_behind"]),
-        f"{number(row['gap'])} {row['unit']}".rstrip(),
-        interval_words(row["low"], row["high"]),
+        f"{gap} {row['unit']}".rstrip(),
+        interval,
         f"{row['p']:.3g}",
         str(row["n"]),
         _VERDICTS[row["verdict"]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from typing import Any, NamedTuple
 
 from wm_bench.metrics.catalogue import POSE, metric_of
@@ -62,12 +63,13 @@ def line_of(sheet: Sheet, name: str) -> Line:
     coverage = f"{found.get('n', 0)}/{found.get('expected', '?')}"
     if "mean" not in found:
         return Line(name, "unavailable", "", "", metric.unit, better, coverage, found["reason"], metric.what, "")
-    interval = interval_words(*found["ci95"])
-    floor = number(found["floor"]["mean"]) if "floor" in found else ""
+    low, high = found["ci95"]
+    mean, interval = with_interval(found["mean"], low, high)
+    floor = at_precision(found["floor"]["mean"], decimals_of(low, high)) if "floor" in found else ""
     note = ", ".join(f"{flag} in {count}" for flag, count in sorted(found.get("flagged", {}).items()))
     ident = found["identity"]["id"]
     return Line(
-        name, number(found["mean"]), interval, floor, metric.unit, better, coverage, note, metric.what, ident
+        name, mean, interval, floor, metric.unit, better, coverage, note, metric.what, ident
     )  # fmt: skip
 
 
@@ -103,6 +105,29 @@ def number(value: float | None) -> str:
 def interval_words(low: float | None, high: float | None) -> str:
     """Both ends of an interval, or nothing when there is none."""
     return "" if low is None or high is None else f"{number(low)} to {number(high)}"
+
+
+def decimals_of(low: float | None, high: float | None) -> int | None:
+    """Decimals at which half of an interval has two digits that count, at most 4; None without an interval."""
+    if low is None or high is None or high <= low:
+        return None
+    return min(max(1 - math.floor(math.log10((high - low) / 2)), 0), 4)
+
+
+def at_precision(value: float, decimals: int | None) -> str:
+    """A value at so many decimals; at four digits that count where those would leave nothing of it, or without any."""
+    if decimals is None or (value and not float(f"{value:.{decimals}f}")):
+        return number(value)
+    return f"{value:.{decimals}f}"
+
+
+def with_interval(mean: float, low: float | None, high: float | None) -> tuple[str, str]:
+    """A mean and its interval as text, to the decimals that the interval's width allows."""
+    decimals = decimals_of(low, high)
+    if decimals is None:
+        return number(mean), interval_words(low, high)
+    assert low is not None and high is not None
+    return at_precision(mean, decimals), f"{at_precision(low, decimals)} to {at_precision(high, decimals)}"
 
 
 def few_scenes_words(rows: list[dict[str, Any]]) -> str:
