@@ -74,12 +74,15 @@ class _Streams:
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
         if self.cuda:
+            self.caller = torch.cuda.current_stream(device)
             self.sampler, self.finisher = torch.cuda.Stream(device), torch.cuda.Stream(device)
-            self.sampler.wait_stream(torch.cuda.current_stream(device))
-            self.finisher.wait_stream(torch.cuda.current_stream(device))
+            self.finisher.wait_stream(self.caller)
 
     def sampling(self) -> AbstractContextManager[Any]:
-        return torch.cuda.stream(self.sampler) if self.cuda else nullcontext()
+        if not self.cuda:
+            return nullcontext()
+        self.sampler.wait_stream(self.caller)  # where a new caption may have been read since the last chunk
+        return torch.cuda.stream(self.sampler)
 
     def mark(self) -> Any:
         """The moment at which what was sampled may be read."""
