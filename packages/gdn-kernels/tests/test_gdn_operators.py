@@ -6,7 +6,7 @@ import gdn_cases as cases
 import pytest
 import torch
 from gdn_kernels import FrameState, frame_gdn, frame_gdn_camera
-from gdn_kernels.frame_gdn import chunked, ops
+from gdn_kernels.frame_gdn import by_head, ops
 from torch import Tensor
 
 NAMES = ("q", "k", "v", "beta", "log_gamma")
@@ -75,14 +75,8 @@ def test_gradcheck_of_a_streamed_clip() -> None:
     assert torch.autograd.gradcheck(streamed, leaves, fast_mode=True)
 
 
-@pytest.mark.parametrize("tiled", [False, True], ids=["one block", "blocks"])
 @pytest.mark.parametrize("mode", MODES)
-def test_gradients_equal_autograd_of_the_definition(mode: str, tiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if tiled:
-        monkeypatch.setattr(chunked, "_WHOLE_BELOW", 0)
-        monkeypatch.setattr(chunked, "_TILE_TOKENS", 10)
-        empty = torch.empty
-        monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(float("nan")))
+def test_gradients_equal_autograd_of_the_definition(mode: str, schedule: str) -> None:
     b, h, t, s, d = 2, 2, 3, 5, 6
     for call in (partial(frame_gdn, rope=cases.rope(t * s, d, torch.float64)), frame_gdn, frame_gdn_camera):
         grads = {}
@@ -118,7 +112,9 @@ def _arguments(b: int, divide: bool, save: bool) -> tuple:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("b", [1, 2])
 @pytest.mark.parametrize("divide", [True, False], ids=["main", "camera"])
-def test_operators_pass_opcheck(b: int, divide: bool) -> None:
+@pytest.mark.parametrize("large", [0, 1 << 60], ids=["heads", "whole"])
+def test_operators_pass_opcheck(b: int, divide: bool, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_head, "LARGE", large)
     arguments = _arguments(b, divide, True)
     torch.library.opcheck(ops.forward, arguments)
     torch.library.opcheck(ops.forward, _arguments(b, divide, False))

@@ -6,10 +6,10 @@ the denominator follows the rule itself: a few matrix-vector products a frame ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from gdn_kernels.frame_gdn.state import FrameState
 # About 3.5k tokens of 112 floats are 1.6 MB: a tile and its rotated copy stay in the second-level cache.
 TILE_TOKENS = 3520
 LARGE = 1 << 21  # elements of a token tensor
+_PAGE = 4096  # bytes
+
+Scratch = TypeVar("Scratch")
 
 
 def suits(tokens: Tensor) -> bool:
@@ -43,52 +46,68 @@ def forward(
     """Same result as the phases of chunked.py put together: out (b, n, h, e) and the final forward memory."""
     (b, n, h, d), e, (t, s) = k.shape, v.shape[-1], beta.shape[2:]
     work = torch.promote_types(k.dtype, torch.float32)
-    tile = max(1, TILE_TOKENS // s)
-    turns = None if rope is None else torch.complex(*(x.to(work) for x in rope)).view(t, s, d // 2)
+    turns, runs = turns_of(rope, t, s, work), runs_of(t, s, TILE_TOKENS)
     gamma, stops = log_gamma.to(work).exp(), stops_of(restart, log_gamma)
-    runs = [slice(i, min(i + tile, t)) for i in range(0, t, tile)]
     out = torch.empty(b, n, h, e, dtype=q.dtype)
     kv = torch.empty(b, h, d, e, dtype=work)
     z = None if eps is None else torch.empty(b, h, d, dtype=work)
 
-    def answer(heads: list[tuple[int, int]]) -> None:
-        scratch = _Scratch(
+    def scratch() -> _Scratch:
+        return _Scratch(
             torch.empty(t, d, d, dtype=work),
             torch.empty(t, d, e, dtype=work),
             torch.empty(t, d, e, dtype=work),
             torch.empty(t, d, dtype=work),
-            torch.empty(2, min(tile, t), s, d, dtype=work),
+            torch.empty(2, runs[0].stop, s, d, dtype=work),
         )
+
+    def answer(heads: list[tuple[int, int]], own: _Scratch) -> None:
         for at in heads:
             i, j = at
             queries, keys, values, answers = (x[i, :, j].unflatten(0, (t, s)) for x in (q, k, v, out))
             gates = beta[at].to(work)
-            _summarise(keys, values, gates, gamma[at], turns, runs, scratch)
-            kv[at] = _both_ways(scratch, stops, None if first is None else first.kv[at])
+            _summarise(keys, values, gates, gamma[at], turns, runs, own)
+            kv[at] = _both_ways(own, stops, None if first is None else first.kv[at])
             if z is not None:
                 start = None if first is None or first.z is None else first.z[at]
-                z[at] = _both_ways_z(keys, gates, gamma[at], stops, start, scratch.read_z)
-            _answer(queries, turns, runs, scratch, eps, answers)
+                z[at] = _both_ways_z(keys, gates, gamma[at], stops, start, own.read_z)
+            _answer(queries, turns, runs, own, eps, answers)
 
-    _side_by_side(answer, list(product(range(b), range(h))))
+    side_by_side(list(product(range(b), range(h))), scratch, answer, [out])
     return out, FrameState(kv, z)
 
 
-def _side_by_side(answer: Callable[[list[tuple[int, int]]], None], heads: list[tuple[int, int]]) -> None:
-    """Share heads among threads: most calls are too small to be shared out themselves."""
+def side_by_side(
+    heads: list[tuple[int, int]],
+    scratch: Callable[[], Scratch],
+    answer: Callable[[list[tuple[int, int]], Scratch], None],
+    results: Sequence[Tensor],
+) -> None:
+    """Share heads among threads: most calls are too small to be shared out themselves.
+
+    Buffers are made by the calling thread, whose allocator keeps them for its next call. The heads of a token share a
+    page, and two threads that meet a fresh page both wait for it: so each first touches its own stretch of the results.
+    """
     threads = torch.get_num_threads()
     workers = min(threads, len(heads))
+    buffers = [scratch() for _ in range(workers)]
     if workers == 1:
-        return answer(heads)
+        return answer(heads, buffers[0])
     inference = torch.is_inference_mode_enabled()
+
+    def touch(index: int) -> None:
+        with torch.inference_mode(inference), torch.no_grad():
+            for x in results:
+                x.view(-1).tensor_split(workers)[index][:: _PAGE // x.element_size()].zero_()
 
     def share(index: int) -> None:
         with torch.inference_mode(inference), torch.no_grad():
-            answer(heads[index::workers])
+            answer(heads[index::workers], buffers[index])
 
     try:
         # What a thread sets holds for its own calls, and for threads that begin later: hence the last line.
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+            list(pool.map(touch, range(workers)))
             list(pool.map(share, range(workers)))
     finally:
         torch.set_num_threads(threads)
@@ -108,7 +127,7 @@ def _summarise(
     keys: Tensor, values: Tensor, gates: Tensor, gamma: Tensor, turns: Tensor | None, runs: list[slice], to: _Scratch
 ) -> None:
     for at in runs:
-        rotated = _turned(keys[at].to(gates.dtype), turns, at, to.tiles[0])
+        rotated = turned(keys[at].to(gates.dtype), turns, at, to.tiles[0])
         weighted = torch.mul(rotated, gates[at][..., None], out=to.tiles[1][: len(rotated)])
         torch.bmm(weighted.mT, rotated, out=to.maps[at])
         torch.bmm(weighted.mT, values[at].to(gates.dtype), out=to.writes[at])
@@ -167,7 +186,7 @@ def _answer(
 ) -> None:
     for at in runs:
         rows = queries[at].to(head.read.dtype)
-        rotated = _turned(rows, turns, at, head.tiles[0])
+        rotated = turned(rows, turns, at, head.tiles[0])
         if eps is not None:
             # Dividing the queries is the same as dividing the answers, and they are in cache.
             den = torch.stack([torch.mv(x, z) for x, z in zip(rows, head.read_z[at], strict=True)])
@@ -178,7 +197,21 @@ def _answer(
             answers[at] = torch.bmm(rotated, head.read[at])
 
 
-def _turned(tile_fsd: Tensor, turns: Tensor | None, at: slice, to: Tensor) -> Tensor:
+def runs_of(t: int, s: int, tokens: int) -> list[slice]:
+    """Frames that are worked on together; the first run is the longest."""
+    step = max(1, tokens // s)
+    return [slice(i, min(i + step, t)) for i in range(0, t, step)]
+
+
+def turns_of(rope: Rope | None, t: int, s: int, work: torch.dtype, back: bool = False) -> Tensor | None:
+    """Unit complex numbers (t, s, d / 2)."""
+    if rope is None:
+        return None
+    cos, sin = (x.to(work) for x in rope)
+    return torch.complex(cos, -sin if back else sin).unflatten(0, (t, s))
+
+
+def turned(tile_fsd: Tensor, turns: Tensor | None, at: slice, to: Tensor) -> Tensor:
     """Pairs rotated by unit complex numbers, into a buffer."""
     if turns is None:
         return tile_fsd

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gdn_kernels.backend import phases
-from gdn_kernels.frame_gdn import by_head
+from gdn_kernels.frame_gdn import by_head, by_head_backward
 from gdn_kernels.frame_gdn.parts import Memories, Rope, Summary
 from gdn_kernels.frame_gdn.state import FrameState
 
@@ -79,8 +79,15 @@ def backward(
     assert p is not None and f is not None and r is not None
     memories, summary = Memories(f, r, zf, zr), Summary(p, f, p_z)  # A itself is not needed again
     first = None if kv is None else FrameState(kv, z)
-    d_q, read = run.readout_backward(grad.contiguous(), out, den if divide else None, q, memories, rope)
     last = None if grad_kv is None else FrameState(grad_kv.contiguous(), grad_z if divide else None)
+    if backend == "torch" and by_head.suits(q):
+        d_q, d_k, d_v, d_beta, d_log_gamma, d_first = by_head_backward.backward(
+            grad.contiguous(), last, q, k, v, beta, log_gamma, rope, chunk_starts, first, out, den if divide else None,
+            summary, memories,
+        )  # fmt: skip
+        d_z = d_first.kv.new_empty(0) if d_first.z is None else d_first.z
+        return d_q, d_k, d_v, d_beta, d_log_gamma.to(log_gamma.dtype), d_first.kv, d_z
+    d_q, read = run.readout_backward(grad.contiguous(), out, den if divide else None, q, memories, rope)
     adjoint, d_log_gamma, d_first, _ = run.scan_backward(
         summary, log_gamma, chunk_starts, memories, first, read, last, None
     )
