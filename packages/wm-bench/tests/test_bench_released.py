@@ -1,6 +1,7 @@
 """The released benchmark's layout: written by export, read back, and every broken rule reported."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -63,6 +64,13 @@ def test_export_adds_a_split_but_never_writes_into_other_data(root, tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(ValueError, match="holds other files"):
         export_split(load_procedural("proc_simple_60s", IDS[:1], 4), tmp_path / "mine")
+
+
+def test_folders_of_a_cut_split_need_no_quotes_in_a_shell(tmp_path):
+    export_split(load_procedural("proc_simple_60s", IDS[:1], 1.5), tmp_path / "cut", size=(36, 64))
+    assert (tmp_path / "cut" / "controls" / "proc_simple_60s_0-1.5s" / IDS[0] / "prompt.txt").is_file()
+    for path in (tmp_path / "cut").rglob("*"):
+        assert re.fullmatch(r"[\w./-]+", str(path.relative_to(tmp_path))), path
 
 
 def test_control_inputs_are_there_for_every_dialect(written):

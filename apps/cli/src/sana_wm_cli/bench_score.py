@@ -29,12 +29,13 @@ def score_and_report(videos: Path, split: Split, options: Options, out: Path | N
     from wm_bench.report import pick_strips, write_report
     from wm_bench.report.write import write_text
     from wm_bench.scoring import Timings, score_folder
+    from wm_bench.splits.model import folder_name
     from wm_bench.submission import read_submission
 
     from sana_wm_cli.bench_solver import register
 
     register()
-    target = out or Path("bench-out") / f"{videos.resolve().name}-{split.name}"
+    target = out or Path("bench-out") / f"{videos.resolve().name}-{folder_name(split.name)}"
     if target.resolve().is_relative_to(videos.resolve()):
         raise ValueError(f"--out {target} lies inside {videos}; allowed: a folder outside the videos; example: report")
     submission = read_submission(videos, split)

@@ -14,7 +14,7 @@ from camera_control.files import replacing
 from PIL import Image
 
 from wm_bench.splits.keys import follow_with_keys
-from wm_bench.splits.model import BenchScene, Split
+from wm_bench.splits.model import BenchScene, Split, folder_name
 
 EXPORT = "sanawm_export_v2"
 MARK = "wm_bench_dataset.json"
@@ -54,7 +54,7 @@ def export_split(
         lines.append(json.dumps(_manifest_line(scene, folder.name), sort_keys=True))
         trajectories.append(_trajectory_record(scene))
         if controls:
-            _write_controls(scene, root / "controls" / split.name / scene.id, shown)
+            _write_controls(scene, root / "controls" / folder_name(split.name) / scene.id, shown)
         if report is not None:
             report(scene.id)
     _write_text(export / "run_manifest.jsonl", "\n".join(lines) + "\n")

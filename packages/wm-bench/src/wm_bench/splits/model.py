@@ -127,6 +127,11 @@ class Split:
         raise ValueError(f"unknown scene {scene_id!r}; allowed: the ids of {self.name}, such as {known}")
 
 
+def folder_name(split_name: str) -> str:
+    """A split's name as a folder that every shell takes as it is: proc_simple_60s[0-4s] is proc_simple_60s_0-4s."""
+    return split_name.replace("[", "_").replace("]", "")
+
+
 def revision_of(prefix: str, scenes: Sequence[BenchScene]) -> str:
     """The revision of a set of scenes: a prefix and a hash of their fingerprints."""
     total = hashlib.sha256("\n".join(scene.fingerprint() for scene in scenes).encode())
