@@ -32,6 +32,7 @@ def test_the_demo_streams_in_four_steps_and_a_later_turn_changes_nothing_before(
     assert straight.shape == turned.shape == (65, 96, 160, 3)
     record = json.loads(Path("out/straight_streaming.json").read_text())
     assert record["used"]["denoising_step_list"] == [1000, 900, 750, 500, 0]
+    assert Path("out/turned_contact_sheet.png").is_file()
     assert np.array_equal(straight[:41], turned[:41])
     late = np.abs(straight[49:].astype(float) - turned[49:]).mean()
     assert late > 8, late  # the camera that turns sees something else

@@ -220,6 +220,8 @@ def test_a_stream_is_written_while_it_is_made(tiny, here, monkeypatch):
     fine(make(tiny, "SANA-WM_streaming", *SHORT, action="w-72"))
     assert len(playable) == 3 and playable[0] >= 8 and playable[1] >= 32 and playable[0] < playable[1] < playable[2]
     assert read_video("out/output_streaming.mp4").shape == (72, 64, 96, 3)
+    with Image.open("out/output_contact_sheet.png") as sheet:  # all twelve cells, the last frame in the last
+        assert np.asarray(sheet)[-120:-60, -200:-100].std() > 5
     record = json.loads(Path("out/output_streaming.json").read_text())
     assert record["used"]["denoising_step_list"] == [1000, 500, 0] and record["refiner"]["block"] == 3
 

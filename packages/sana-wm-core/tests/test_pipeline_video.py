@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from sana_wm_core.video import read_video, write_contact_sheet, write_text, write_video, written_whole
+from sana_wm_core.video import ContactSheet, read_video, write_contact_sheet, write_text, write_video, written_whole
 
 
 def _frames(count=9, height=64, width=96):
@@ -84,3 +84,9 @@ def test_contact_sheet(tmp_path, count):
     write_contact_sheet(tmp_path / "sheet.png", _frames(count))
     sheet = Image.open(tmp_path / "sheet.png")
     assert sheet.width > 1200 and np.array(sheet).std() > 10
+    pieces = ContactSheet(count)
+    for start in range(0, count, 24):
+        pieces.append(_frames(count)[start : start + 24])
+    pieces.save(tmp_path / "pieces.png")
+    assert (tmp_path / "pieces.png").read_bytes() == (tmp_path / "sheet.png").read_bytes()
+    assert len(pieces.held) == min(count, 12)

@@ -40,6 +40,7 @@ class Film:
         mode: mp4, or cpu or discard where no file is written.
         samples: Frames picked out, if asked for.
         state: Where the world is kept at the end, if anywhere.
+        sheet: Where a contact sheet of the whole stream goes, if anywhere.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Film:
     mode: str = "mp4"
     samples: FrameSamples | None = None
     state: Path | None = None
+    sheet: Path | None = None
 
 
 def streams(world: World, request: Request) -> bool:
@@ -177,6 +179,7 @@ def _film(request: Request, name: str, fps: float) -> Film:
         request.frames_go_to,
         None if picked is None else FrameSamples(picked, request.sample_frame_stride, fps),
         request.save_state,
+        None if request.frames_go_to != "mp4" else request.output_dir / f"{name}_contact_sheet.png",
     )
 
 
@@ -232,19 +235,22 @@ def run(session: Session, pieces: Iterator[Piece], total: int, film: Film, clock
     Whatever stops it, the file keeps what was written and plays, and the world is kept at its last whole chunk.
     """
     import typer
-    from sana_wm_core.video import keep_whole_fragments
+    from sana_wm_core.video import ContactSheet, keep_whole_fragments
 
     clock.enter("streaming")
     display.stage("streaming")
     before = session.state
     done = first = 0
+    # The very first frame is left out where there is a second stage.
+    sheet = None if film.sheet is None else ContactSheet(total - (session.refine is not None))
     try:
         with _video(film) as video:
             for piece in pieces:
                 if video is not None:
                     video.append(piece.video)
-                if film.samples is not None:
-                    film.samples.append(piece.video)
+                for picked in (film.samples, sheet):
+                    if picked is not None:
+                        picked.append(piece.video)
                 done += len(piece.c2w)
                 if not first:
                     clock.enter("streaming")
@@ -272,6 +278,8 @@ def run(session: Session, pieces: Iterator[Piece], total: int, film: Film, clock
     keep(session, film, None)
     if film.samples is not None:
         film.samples.save()
+    if sheet is not None and film.sheet is not None:
+        sheet.save(film.sheet, film.fps)
     where = film.path if film.mode == "mp4" else f"--output_mode {film.mode}"
     typer.echo(f"{where}: {done} frames in {clock.seconds['streaming']:.1f} s")
     return Streamed(done, first)

@@ -218,20 +218,50 @@ def write_contact_sheet(path: str | Path, frames: np.ndarray, fps: float = 16, c
         columns: Pictures side by side.
         rows: Pictures below each other.
     """
-    count = min(columns * rows, len(frames))
-    chosen = np.linspace(0, len(frames) - 1, count).round().astype(int)
-    height, width = frames.shape[1:3]
+    sheet = ContactSheet(len(frames), columns, rows)
+    sheet.append(frames)
+    sheet.save(path, fps)
+
+
+class ContactSheet:
+    """Frames spread evenly over a clip that comes piece by piece, first and last among them; holds no others.
+
+    Args:
+        total: Frames of the clip.
+        columns: Pictures side by side.
+        rows: Pictures below each other.
+    """
+
+    def __init__(self, total: int, columns: int = 4, rows: int = 3) -> None:
+        self.columns, self.seen = columns, 0
+        self.chosen: list[int] = np.linspace(0, total - 1, min(columns * rows, total)).round().astype(int).tolist()
+        self.held: list[np.ndarray] = []
+
+    def append(self, frames: np.ndarray) -> None:
+        """Take the next frames (f, H, W, 3) uint8 of the clip."""
+        for index in self.chosen:
+            if self.seen <= index < self.seen + len(frames):
+                self.held.append(frames[index - self.seen].copy())
+        self.seen += len(frames)
+
+    def save(self, path: str | Path, fps: float = 16) -> None:
+        """Write what has come as PNG, with the times of the frames."""
+        _write_sheet(path, self.held, self.chosen, fps, self.columns)
+
+
+def _write_sheet(path: str | Path, frames: list[np.ndarray], numbers: list[int], fps: float, columns: int) -> None:
+    height, width = frames[0].shape[:2]
     # Small clips are enlarged so that the sheet can be judged by eye; big ones are shrunk to a screen.
     scale = 320 / width
     cell_w, cell_h, gap, strip = 320, max(1, round(height * scale)), 6, 16
-    lines = -(-count // columns)
+    lines = -(-len(frames) // columns)
     sheet = Image.new("RGB", (columns * (cell_w + gap) + gap, lines * (cell_h + strip + gap) + gap), (18, 20, 26))
     draw = ImageDraw.Draw(sheet)
     kind = Image.Resampling.LANCZOS
-    for place, index in enumerate(chosen):
+    for place, (index, frame) in enumerate(zip(numbers, frames, strict=False)):  # fewer, where a clip was cut short
         x = gap + place % columns * (cell_w + gap)
         y = gap + place // columns * (cell_h + strip + gap)
-        sheet.paste(Image.fromarray(frames[index]).resize((cell_w, cell_h), kind), (x, y))
+        sheet.paste(Image.fromarray(frame).resize((cell_w, cell_h), kind), (x, y))
         draw.text((x + 2, y + cell_h + 2), f"frame {index}   {index / fps:.2f} s", fill=(190, 196, 206))
     with written_whole(path) as temporary:
         sheet.save(temporary, format="PNG")
