@@ -70,7 +70,8 @@ def test_every_schedule_keeps_the_type(dtype: torch.dtype, schedule: str) -> Non
 
 @pytest.mark.parametrize("inference", [False, True])
 def test_heads_shared_by_threads_give_the_same_bits(inference: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(by_head, "LARGE", 0)
+    for name in ("LARGE", "SHARED"):
+        monkeypatch.setattr(by_head, name, 0)
     x, before, results = cases.inputs(2, 3, 4, 5, 16), torch.get_num_threads(), {}
     try:
         for threads in (1, 2, 5):
@@ -83,6 +84,26 @@ def test_heads_shared_by_threads_give_the_same_bits(inference: bool, monkeypatch
     for out, state in results.values():
         assert torch.equal(out, results[1][0])
         assert torch.equal(state.kv, results[1][1].kv) and torch.equal(state.z, results[1][1].z)
+
+
+@pytest.mark.parametrize("call", [frame_gdn, frame_gdn_camera], ids=["main", "camera"])
+def test_heads_shared_by_threads_give_the_same_gradients(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LARGE", "SHARED"):
+        monkeypatch.setattr(by_head, name, 0)
+    shares, before, results = [], torch.get_num_threads(), {}
+    pool = by_head.ThreadPoolExecutor
+    monkeypatch.setattr(by_head, "ThreadPoolExecutor", lambda n, **k: shares.append(n) or pool(n, **k))
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            leaves = [x.requires_grad_() for x in cases.inputs(2, 3, 4, 5, 16).values()]
+            results[threads] = torch.autograd.grad(call(*leaves).square().sum(), leaves)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert shares == [1, 4]  # the caller takes a share itself
+    for gradients in results.values():
+        assert all(torch.equal(a, b) for a, b in zip(gradients, results[1], strict=True))
 
 
 @pytest.mark.parametrize("call", [frame_gdn, frame_gdn_camera], ids=["main", "camera"])

@@ -21,15 +21,16 @@ from gdn_kernels.frame_gdn.state import FrameState
 
 # About 3.5k tokens of 112 floats are 1.6 MB: a tile and its rotated copy stay in the second-level cache.
 TILE_TOKENS = 3520
-LARGE = 1 << 21  # elements of a token tensor
+LARGE = 1 << 17  # elements of one head's tokens, from where they are worth the many small calls
+SHARED = 1 << 22  # elements of a token tensor, from where threads of our own are worth starting
 _PAGE = 4096  # bytes
 
 Scratch = TypeVar("Scratch")
 
 
 def suits(tokens: Tensor) -> bool:
-    """Whether a token tensor is worth this schedule; on small ones its many small calls cost more than they save."""
-    return tokens.device.type == "cpu" and tokens.numel() > LARGE
+    """Whether tokens (b, n, h, d) are worth this schedule; on small ones its many calls cost more than they save."""
+    return tokens.device.type == "cpu" and tokens.shape[1] * tokens.shape[3] > LARGE
 
 
 def forward(
@@ -83,13 +84,13 @@ def side_by_side(
     answer: Callable[[list[tuple[int, int]], Scratch], None],
     results: Sequence[Tensor],
 ) -> None:
-    """Share heads among threads: most calls are too small to be shared out themselves.
+    """Share the heads of a large clip among threads: many calls are too small to be shared out themselves.
 
     Buffers are made by the calling thread, whose allocator keeps them for its next call. The heads of a token share a
     page, and two threads that meet a fresh page both wait for it: so each first touches its own stretch of the results.
     """
     threads = torch.get_num_threads()
-    workers = min(threads, len(heads))
+    workers = min(threads, len(heads)) if results[0].numel() > SHARED else 1
     buffers = [scratch() for _ in range(workers)]
     if workers == 1:
         return answer(heads, buffers[0])
@@ -106,9 +107,15 @@ def side_by_side(
 
     try:
         # What a thread sets holds for its own calls, and for threads that begin later: hence the last line.
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
-            list(pool.map(touch, range(workers)))
-            list(pool.map(share, range(workers)))
+        each = threads // workers
+        torch.set_num_threads(each)
+        # One share is the caller's: two threads that begin together tend to run on one core until the next tick.
+        with ThreadPoolExecutor(workers - 1, initializer=torch.set_num_threads, initargs=(each,)) as pool:
+            for task in (touch, share):
+                others = [pool.submit(task, index) for index in range(1, workers)]
+                task(0)
+                for other in others:
+                    other.result()
     finally:
         torch.set_num_threads(threads)
 
