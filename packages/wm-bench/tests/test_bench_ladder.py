@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from wm_bench.imported import _bare_split
 from wm_bench.ladder import Rung, climb, ladder
-from wm_bench.report.ranking import write_ranking
+from wm_bench.report.ranking import orders, ranking_markdown, write_ranking
 from wm_bench.sheet import ClipResult, build_sheet, identity
 from wm_bench.submission import Submission
 
@@ -63,10 +63,20 @@ def test_the_report_tells_the_order(tmp_path):
     rows = climb(sheets, ladder("pocket"))
     assert {r["verdict"] for r in rows} == {"yes"} and len(rows) == 5
     record, words, page = (path.read_text() for path in write_ranking(sheets, rows, tmp_path))
-    assert json.loads(record)["orders"]["ref_psnr_db"][0] == ["render", 95.0]
+    found = json.loads(record)
+    assert found["orders"]["ref_psnr_db"][0] == ["render", 95.0] and found["not_placed"] == {ROT: ["still"]}
+    # A method without the number does not keep the others from being ranked.
+    assert [method for method, _ in found["orders"][ROT]] == ["render", "pocket", "pocket-shuffled"]
+    assert "(no number: still)" in words and "(no number: still)" in page
     assert "| ref_psnr_db | pocket | still | 27.00 | 21.00 | 6.000 dB | 6.000 to 6.000 |" in words
     assert words.count("as it must be") == 5 and "Partial coverage: 8 of 80" in words
     assert page.count("as it must be") >= 5 and "<svg" in page and "<script" not in page
+    doubtful = [row | {"p": 0.07} for row in rows[:2]] + rows[2:]
+    for told, count in ((rows, 0), (doubtful, 1)):
+        assert ranking_markdown(sheets, told).count("In 2 of these 5 lines the interval leaves out zero") == count
+    for sheet in sheets.values():
+        sheet["metrics"][ROT]["flagged"] = {"straight": 8}
+    assert list(orders(sheets)) == ["ref_psnr_db"]
     lost = dict(sheets, pocket=sheet_of("pocket", 22.0))
     assert (
         "not measured: pocket: pycolmap found no camera path"

@@ -57,9 +57,9 @@ def score_page(sheet: Sheet, strips: Sequence[ClipStrip]) -> str:
         ),
         section(
             "Paths from above",
-            "Metres; solid is the path that was asked for, dashed the one estimated from the video, dotted what the "
-            "same estimator finds in the exact render; dots are the start. All are turned, moved and scaled to bring "
-            "their positions as near to the first as they go.",
+            "Metres. Solid blue is the path that was asked for, dashed orange the one estimated from the video, dotted "
+            "grey what the same estimator finds in the exact render; dots are the start. All are turned, moved and "
+            "scaled to bring their positions as near to the first as they go.",
             grid(path_plots(sheet)),
         ),
         section(

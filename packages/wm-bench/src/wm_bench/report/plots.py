@@ -63,17 +63,13 @@ def path_plots(sheet: Sheet) -> list[str]:
         for name, path in sorted(scene["paths"].items())
     ][:MOST_PATHS]
     plots = []
-    for place, (scene_id, name, path) in enumerate(found):
+    for scene_id, name, path in found:
         with _panel(2.45, 2.5) as (figure, axes):
-            for key, colour, style, label in (
-                ("truth", _TRUE, "-", "asked for"),
-                ("floor", _OPEN, ":", "of the exact render"),
-                ("estimate", _OURS, "--", "of the video"),
-            ):
+            for key, colour, style in (("truth", _TRUE, "-"), ("floor", _OPEN, ":"), ("estimate", _OURS, "--")):
                 if key not in path:
                     continue
                 x, z = np.array(path[key]).T
-                axes.plot(x, z, style, color=colour, linewidth=1.4, label=label)
+                axes.plot(x, z, style, color=colour, linewidth=1.4)
                 axes.plot(x[:1], z[:1], "o", color=colour, markersize=3.5)
             axes.set_title(f"{scene_id}\n{name}", loc="left", fontsize=8)
             axes.set_aspect("equal", adjustable="datalim")
@@ -82,8 +78,6 @@ def path_plots(sheet: Sheet) -> list[str]:
             axes.tick_params(labelsize=7)
             axes.set_xlabel("right, m", fontsize=7)
             axes.set_ylabel("ahead, m", fontsize=7)
-            if place == 0:
-                axes.legend(frameon=False, fontsize=7, loc="best")
             plots.append(_svg(figure))
     return plots
 

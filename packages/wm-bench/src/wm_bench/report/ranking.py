@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from wm_bench.comparison import rank
 from wm_bench.metrics.catalogue import title_of
 from wm_bench.report.parts import BAD, GOOD, OPEN, Cell, document, interval_mark, named, section, table
-from wm_bench.report.tables import coverage_words, few_scenes_words, number, with_interval
+from wm_bench.report.tables import coverage_words, few_scenes_words, is_open, number, with_interval
 from wm_bench.report.write import write_text
 from wm_bench.sheet import Sheet
 
@@ -31,15 +31,25 @@ _HEADS = [
 ]
 
 
-def orders(sheets: Mapping[str, Sheet]) -> dict[str, list[tuple[str, float]]]:
-    """Methods from best to worst by every metric in which they can be ranked together."""
-    shared = sorted(set.intersection(*(set(sheet["metrics"]) for sheet in sheets.values())))
+class Order(NamedTuple):
+    """Methods from best to worst with their means, and those that have no such number."""
+
+    placed: list[tuple[str, float]]
+    absent: list[str]
+
+
+def orders(sheets: Mapping[str, Sheet]) -> dict[str, Order]:
+    """The order in every metric in which at least two methods can be ranked together and no alignment is open."""
     found = {}
-    for metric in shared:
+    for metric in sorted(set().union(*(sheet["metrics"] for sheet in sheets.values()))):
+        having = {m: s for m, s in sheets.items() if "mean" in s["metrics"].get(metric, {})}
+        if len(having) < 2 or any(is_open(sheet, metric) for sheet in having.values()):
+            continue
         try:
-            found[metric] = rank(list(sheets.values()), metric)
+            placed = rank(list(having.values()), metric)
         except ValueError:
             continue  # no direction, another identity or coverage: not a ranking
+        found[metric] = Order(placed, [method for method in sheets if method not in having])
     return found
 
 
@@ -47,16 +57,19 @@ def ranking_markdown(sheets: Mapping[str, Sheet], rows: list[dict[str, Any]]) ->
     """Gaps between methods of known order, then the order in every metric, as Markdown."""
     out = ["# Ranking", "", _coverage(sheets), "", f"| {' | '.join(_HEADS)} |", "|" + len(_HEADS) * "---|"]
     out += [f"| {' | '.join(_cells(row))} |" for row in rows]
-    out += ["", few_scenes_words(_measured(rows)), "", "| number | best to worst |", "|---|---|"]
-    for metric, order in orders(sheets).items():
-        out.append(f"| {metric} | {' > '.join(f'{method} {number(value)}' for method, value in order)} |")
+    out += ["", _doubts(rows), "", "| number | best to worst |", "|---|---|"]
+    out += [f"| {metric} | {_order_words(order)} |" for metric, order in orders(sheets).items()]
     return "\n".join(out) + "\n"
 
 
 def write_ranking(sheets: Mapping[str, Sheet], rows: list[dict[str, Any]], folder: Path) -> list[Path]:
     """Write ranking.json, ranking.md and ranking.html into a folder."""
-    listed = {metric: [list(pair) for pair in order] for metric, order in orders(sheets).items()}
-    record = {"gaps": rows, "orders": listed}
+    ordered = orders(sheets)
+    record = {
+        "gaps": rows,
+        "orders": {metric: [list(pair) for pair in order.placed] for metric, order in ordered.items()},
+        "not_placed": {metric: order.absent for metric, order in ordered.items() if order.absent},
+    }
     return [
         write_text(folder / "ranking.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"),
         write_text(folder / "ranking.md", ranking_markdown(sheets, rows)),
@@ -67,10 +80,7 @@ def write_ranking(sheets: Mapping[str, Sheet], rows: list[dict[str, Any]], folde
 def _page(sheets: Mapping[str, Sheet], rows: list[dict[str, Any]]) -> str:
     heads = ["number", "must lead", "must follow", "gap", "95 % interval", "below | above 0", "p", "scenes", "order"]
     order = [
-        [
-            Cell("", named(title_of(metric), metric)),
-            Cell("", " &gt; ".join(f"{escape(m)} {number(v)}" for m, v in found)),
-        ]
+        [Cell("", named(title_of(metric), metric)), Cell("", escape(_order_words(found)))]
         for metric, found in orders(sheets).items()
     ]
     words = (
@@ -85,10 +95,12 @@ def _page(sheets: Mapping[str, Sheet], rows: list[dict[str, Any]]) -> str:
         f"<div class=banner>{escape(_coverage(sheets))}</div>",
         f"<p><b>Of {len(rows)} known orders: {', '.join(f'{n} {word}' for word, n in counts.items() if n)}.</b></p>",
         section(
-            "Best to worst", "Only numbers of one identity, over the same scenes.", table(["number", "order"], order)
+            "Best to worst",
+            "Numbers of one identity, over the same scenes, no alignment in doubt.",
+            table(["number", "order"], order),
         ),
         section("Known orders", words, table(heads, [_shown(row) for row in _measured(rows)])),
-        f"<p class=quiet>{few_scenes_words(_measured(rows))}</p>",
+        f"<p class=quiet>{_doubts(rows)}</p>",
         section("Not measured", "", _unmeasured(rows)),
     ]
     return document("Ranking", body)
@@ -107,6 +119,24 @@ def _shown(row: dict[str, Any]) -> list[Cell]:
         Cell("n", str(row["n"])),
         Cell("k", _VERDICTS[row["verdict"]]),
     ]
+
+
+def _order_words(order: Order) -> str:
+    words = " > ".join(f"{method} {number(value)}" for method, value in order.placed)
+    return f"{words} (no number: {', '.join(order.absent)})" if order.absent else words
+
+
+def _doubts(rows: list[dict[str, Any]]) -> str:
+    """What a reader should hold against the intervals: few scenes, and tests that do not agree with them."""
+    measured = _measured(rows)
+    apart = sum(row["verdict"] != "open" and row["p"] > 0.05 for row in measured)
+    words = [few_scenes_words(measured)]
+    if apart:
+        words.append(
+            f"In {apart} of these {len(measured)} lines the interval leaves out zero but the sign-flip test does not "
+            "reach p = 0.05; they are hints until more scenes are scored."
+        )
+    return " ".join(filter(None, words))
 
 
 def _unmeasured(rows: list[dict[str, Any]]) -> str:
