@@ -4,6 +4,7 @@ import pytest
 import torch
 from sana_wm_core.config import TransformerConfig
 from sana_wm_core.model import SanaWMTransformer
+from sana_wm_core.model.layers import _divide_by_rms
 
 TINY = {
     "in_channels": 4,
@@ -139,3 +140,12 @@ def test_config_mistakes_are_one_line(values, words):
 def test_config_ignores_private_keys_and_hides_our_defaults():
     config = TransformerConfig.from_dict({"_class_name": "SanaWMTransformer3DModel", "_diffusers_version": "0.42.1"})
     assert config == TransformerConfig() and not {"softmax_dtype", "cam_softmax_scale"} & config.to_dict().keys()
+
+
+def test_the_gradient_of_the_norm_that_is_written_out_is_that_of_its_formula():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    gain = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, gain: _divide_by_rms(x, gain, 1e-3), (x, gain))
+    wanted = x * (x.square().mean(-1, keepdim=True) + 1e-3).rsqrt() * gain
+    torch.testing.assert_close(_divide_by_rms(x, gain, 1e-3), wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,31 @@ def _activate(name: str | None, x: Tensor) -> Tensor:
     return _ACTIVATIONS[name](x)
 
 
+class _DivideByRMS(torch.autograd.Function):
+    """x / rms(x) * gain with its backward pass written out: half the passes over memory that autograd makes of it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+        # F.rms_norm writes out the squares on a processor; the norm reads x once.
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse_rms = (length.square() / x.shape[-1] + eps).rsqrt()
+        ctx.save_for_backward(x, gain, inverse_rms)
+        return (x * inverse_rms).mul_(gain)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, gain, inverse_rms = ctx.saved_tensors
+        unit, along = x * inverse_rms, grad * gain
+        grad_gain = (grad * unit).flatten(0, -2).sum(0)
+        mean = (along * unit).sum(-1, keepdim=True) / -x.shape[-1]
+        return along.addcmul_(unit, mean).mul_(inverse_rms), grad_gain, None
+
+
+def _divide_by_rms(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    out: Tensor = _DivideByRMS.apply(x, gain, eps)
+    return out
+
+
 class RMSNorm(nn.Module):
     """Divides by the root mean square over the last axis, then applies a gain per channel."""
 
@@ -36,9 +62,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == self.weight.dtype == torch.float32:
             if x.device.type == "cpu":
-                # F.rms_norm writes out the squares there; the norm reads x once.
-                length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-                return x * (length.square() / x.shape[-1] + self.eps).rsqrt() * self.weight
+                return _divide_by_rms(x, self.weight, self.eps)
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         normed = F.rms_norm(x.float(), self.weight.shape, None, self.eps)
         # The published model rounds before the gain is applied.

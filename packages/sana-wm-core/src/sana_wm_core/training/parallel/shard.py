@@ -154,10 +154,12 @@ class ShardedAttention(SoftmaxAttention):
         """As SoftmaxAttention.attend; padding keys are cut off, so the bias of padding is not needed."""
         if not isinstance(clip, ShardedClip):
             return super().attend(q, k, v, clip, name, scale, bias)
-        dtype, piece = self.attention_dtype(q), clip.piece
+        dtype, work, piece = self.attention_dtype(q), self.working_dtype(q), clip.piece
         s = q.shape[1] // clip.frames
-        k_bhnd, v_bhnd = (gather(x.to(dtype), piece.group)[:, : piece.frames * s].transpose(1, 2) for x in (k, v))
-        q_bhnd = q.to(dtype).transpose(1, 2)
+        k_bhnd, v_bhnd = (
+            gather(x.to(dtype), piece.group)[:, : piece.frames * s].to(work).transpose(1, 2) for x in (k, v)
+        )
+        q_bhnd = q.to(dtype).to(work).transpose(1, 2)
         ends = [*clip.all_chunks[1:], piece.local * piece.size]
         parts = []
         for a, b in zip(clip.all_chunks, ends, strict=True):
