@@ -6,7 +6,8 @@ Both train the pocket world's configuration on the same latents of its size with
 error, backward, clipping, AdamW. First their losses and all gradients are compared, in float32 and with every weight
 drawn so that no branch is silent; a difference ends the script. Then each side is timed in processes of its own, in
 turns. Printed are seconds a step (median of all rounds, and the spread) and peak memory, with what the process took
-before its first step.
+before its first step. Our side keeps the memory it frees, as `sana-wm train` does (training/heap.py); `--heap plain`
+leaves the C library as diffusers' side has it.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=9, help="latent frames; 9 is a whole clip")
     parser.add_argument("--layers", type=int, default=0, help="blocks; 0 = the pocket world's")
     parser.add_argument("--compute", choices=("fp32", "bf16"), default="fp32", help="bf16 = autocast, on both sides")
+    parser.add_argument("--heap", choices=("trainer", "plain"), default="trainer", help="freed memory on our side")
     given = parser.parse_args()
     words = [w for k, v in vars(given).items() if k != "part" for w in (f"--{k}", str(v))]
     if given.part == "compare":
@@ -75,7 +77,10 @@ def _report(side: str, given: argparse.Namespace, rows: list[dict[str, Any]]) ->
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Time the steps of one side."""
     import torch
+    from sana_wm_core.training.heap import keep_freed_memory
 
+    if given.part == "ours" and given.heap == "trainer":
+        keep_freed_memory()
     torch.set_num_threads(given.threads)
     model = make_model(given.part, given.layers)
     step = make_step(model, given)

@@ -142,10 +142,13 @@ def world(
     from sana_wm_core.model import SanaWMTransformer
     from sana_wm_core.pocket.text import PocketTextEncoder
     from sana_wm_core.training.data import LatentClips
+    from sana_wm_core.training.heap import keep_freed_memory
     from sana_wm_core.training.loop import WorldTrainer
     from sana_wm_core.training.recipe import load_recipe
 
     plan = load_recipe(recipe, changes)
+    if plan.train.device == "cpu":
+        keep_freed_memory()
     torch.manual_seed(plan.train.seed)
     transformer = SanaWMTransformer(plan.model)
     transformer.init_weights()

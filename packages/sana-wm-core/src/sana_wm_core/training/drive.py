@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from sana_wm_core.training.heap import keep_freed_memory
 from sana_wm_core.training.plan import make_plan
 from sana_wm_core.training.run import Job, export_run, read_job, start_job
 from sana_wm_core.training.stages import Stage, load_stage
@@ -68,6 +69,8 @@ def drive(
         raise ValueError("--out is missing: a folder for the run, for example --out out/my-run")
     if not (job.data or job.stage.data.path):
         raise ValueError("--data is missing: a manifest, an encoded folder, or upstream's zip folder")
+    if job.device == "cpu":
+        keep_freed_memory()
     trainer, ranks = start_job(job, folder, bool(resume))
     total = job.stage.train.steps
     say(f"{len(trainer.clips.entries)} clips, {trainer.order.steps_an_epoch} steps an epoch")
