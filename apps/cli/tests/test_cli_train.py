@@ -13,7 +13,7 @@ from sana_wm_cli.main import app
 from sana_wm_core.pocket import BUNDLED
 from sana_wm_core.training.run import read_job
 from sana_wm_core.training.starting import begin
-from sana_wm_core.video import read_video
+from sana_wm_core.video import read_video, write_video
 from typer.testing import CliRunner
 
 STAGE = """
@@ -181,6 +181,36 @@ def test_numbers_that_are_not_finite_are_exit_code_3_and_leave_no_half_checkpoin
     named = f"first tensor that is not finite: {weight}"
     refused(train(place, "--init", place / "inf.safetensors"), what, "other", named, code=3)
     assert not list((place / "run").glob("*step-*")) and (place / "run/stage.json").is_file()
+
+
+@pytest.fixture
+def annotated(tmp_path):
+    """Two clips as `sana-wm annotate` leaves them: one moves a lot, the other's lens is not known."""
+    folder = tmp_path / "walks"
+    for name in ("clips", "poses", "intrinsics", "records"):
+        (folder / name).mkdir(parents=True)
+    for name, scores, flags in (("lively", {"flow": 138.8}, []), ("blurred", {"flow": 9.0}, ["focal_unobservable"])):
+        write_video(folder / f"clips/{name}.mp4", np.zeros((17, 96, 160, 3), np.uint8), 16)
+        np.save(folder / f"poses/{name}.npy", np.tile(np.eye(4), (17, 1, 1)))
+        np.save(folder / f"intrinsics/{name}.npy", np.tile([140.0, 140.0, 80.0, 48.0], (17, 1)))
+        record = {
+            "id": name, "status": "ok", "reason": "", "scores": scores, "flags": flags, "source": "video",
+            "metric": False, "caption": {"accepted": True, "text": "", "source": "none"}, "split": "train",
+            "fps": 16.0, "frames": 17, "height": 96, "width": 160, "licence": "unknown", "pixels_sha256": "",
+        }  # fmt: skip
+        (folder / f"records/{name}.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_videos_of_ones_own_are_judged_by_their_cameras_only(annotated):
+    out = annotated.parent / "walks96"
+    words = ("data", "prepare", annotated, "--out", out, "--height", 96, "--width", 160)
+    fine(run("annotate", "judge", annotated))
+    # What the first of them lacks, and what can be done about it.
+    refused(run(*words), "blurred: flag focal_unobservable", "--own", "column intrinsics")
+    said = fine(run(*words, "--own")).output
+    assert "1 of 2 clips have a camera" in said and "1 left out: flag focal_unobservable" in said
+    assert [json.loads(line)["id"] for line in (out / "train.jsonl").read_text().splitlines()] == ["lively"]
 
 
 def test_two_processes_share_every_clip_and_one_generates_from_their_checkpoint(tmp_path):

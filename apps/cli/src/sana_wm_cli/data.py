@@ -115,9 +115,14 @@ def prepare(
     width: Annotated[int, typer.Option("--width", help="Crop to this width, pixels.")] = 1280,
     frames: Annotated[int, typer.Option("--frames", min=0, help="Longest clip, raw frames; 0 = no limit.")] = 0,
     held_out: Annotated[int, typer.Option("--held-out", min=0, help="Clips at the end that are held out.")] = 0,
+    own: Annotated[
+        bool, typer.Option("--own", help="Videos of your own: judge their cameras only, not motion and colour.")
+    ] = False,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Turn annotated videos into what a stage trains on; can be stopped and run again."""
+    if own:
+        _judge_cameras_only(data)
     from sana_wm_core.layouts import open_world
     from sana_wm_core.training.prepare import prepare_clips
 
@@ -130,6 +135,20 @@ def prepare(
 
         prepare_clips(data, out, pipeline.codec, pipeline.text_encoder, (height, width), frames, held_out, report=show)
     typer.echo(f"{out}: train.jsonl written")
+
+
+def _judge_cameras_only(data: Path) -> None:
+    """Write the manifest of an annotated folder anew: the ranges of a source, made for found videos, do not apply."""
+    from dataclasses import replace
+
+    from pose_annotation.judging import judge_folder
+    from pose_annotation.policy import load_policy
+
+    policy = load_policy()
+    given = judge_folder(data, replace(policy, sources={name: {} for name in policy.sources}))
+    typer.echo(f"{data}: {given.kept} of {given.clips} clips have a camera to train on")
+    for reason, count in given.reasons.items():
+        typer.echo(f"  {count:6d} left out: {reason}")
 
 
 @app.command()

@@ -36,13 +36,25 @@ def read_manifest(folder: str | Path) -> list[dict]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}: line {number} is not JSON ({error.msg})") from error
     if not rows:
-        kept = "; no annotated clip was kept, verdicts.jsonl beside it says why" if _judged(path) else ""
+        kept = f"; no annotated clip was kept, {_why_none(path)}" if _judged(path) else ""
         raise ValueError(f"{path}: no clips in it{kept}")
     return rows
 
 
 def _judged(manifest: Path) -> bool:
     return (manifest.parent / "verdicts.jsonl").is_file()
+
+
+def _why_none(manifest: Path) -> str:
+    """What the verdict on the first clip says, and what can be done."""
+    verdicts = [json.loads(line) for line in (manifest.parent / "verdicts.jsonl").read_text().splitlines()]
+    first = next(
+        (f"for example {row['id']}: {', '.join(row['reasons'])}" for row in verdicts if row.get("reasons")), ""
+    )
+    return (
+        f"{first or 'there was none'}; with videos of your own try `sana-wm data prepare --own`, and give a lens that "
+        "cannot be seen in the video as column intrinsics of the list"
+    )
 
 
 def read_frames(path: str | Path) -> np.ndarray:
