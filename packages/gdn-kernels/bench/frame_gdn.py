@@ -4,12 +4,14 @@
 
 Both sides do both directions in time. With --backward the gradients of q, k, v, beta and log gamma are timed, without
 the forward that precedes them: closed form on our side, autograd through the forward on the other. Nothing is reported
-unless the results agree first. Peak memory is measured in a child process per side.
+unless the results agree first. Before every call the heap is trimmed: the C library hands memory back to the system at
+some later free, and would do so inside the other side's clock. Peak memory is measured in a child process per side.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import statistics
 import subprocess
@@ -60,6 +62,13 @@ def prepared(side: str, size: Size, branch: str, backward: bool) -> Callable[[],
     return lambda: call
 
 
+def trim() -> None:
+    """Hand freed memory back to the system now (glibc; nothing elsewhere)."""
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if give_back is not None:
+        give_back(0)
+
+
 def memory_mb(field: str) -> float:
     """A line of this process's status file, in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -85,9 +94,11 @@ def compare(size: str, branch: str, args: argparse.Namespace) -> dict[str, objec
     for _ in range(args.repeats):
         for side, prepare in sides.items():
             call = prepare()
+            trim()
             start = time.perf_counter()
-            call()
+            results = call()
             times[side].append(1e3 * (time.perf_counter() - start))
+            del results
     row: dict[str, object] = {
         "size": size,
         "branch": branch,

@@ -100,6 +100,19 @@ def test_gradients_equal_autograd_of_the_definition(mode: str, schedule: str) ->
             assert cases.error(got, want) < 1e-12
 
 
+@pytest.mark.parametrize("used", ["out", "kv", "z", "kv and z"])
+def test_results_nobody_uses_get_no_gradient(used: str, schedule: str) -> None:
+    rope, grads = cases.rope(6, 4, torch.float64), {}
+    for backend in ("reference", "torch"):
+        leaves = _leaves(1, 2, 3, 2, 4)
+        out, last = frame_gdn(*leaves, rope=rope, output_final_state=True, backend=backend)
+        parts = {"out": out, "kv": last.kv, "z": last.z}
+        loss = sum(parts[name].square().sum() for name in used.split(" and "))
+        grads[backend] = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+    for want, got in zip(*grads.values(), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-13)
+
+
 def _arguments(b: int, divide: bool, save: bool) -> tuple:
     x = cases.inputs(b, 2, 3, 2, 4)
     leaves = [x[name].requires_grad_(save) for name in NAMES]

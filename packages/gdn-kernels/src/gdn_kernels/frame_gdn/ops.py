@@ -141,11 +141,21 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
         raise RuntimeError("gdn::forward was called with save=False on inputs that need a gradient")
     ctx.save_for_backward(q, k, v, beta, log_gamma, cos, sin, chunk_starts, kv, z, out, *kept)
     ctx.mark_non_differentiable(*kept)
+    # Else autograd would make zeros of the size of P, F and R for every backward, to say that they have no gradient.
+    ctx.set_materialize_grads(False)
     ctx.divide, ctx.backend = eps is not None, backend
 
 
-def _backward(ctx: Any, grad: Tensor, grad_kv: Tensor, grad_z: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _backward(
+    ctx: Any, grad: Tensor | None, grad_kv: Tensor | None, grad_z: Tensor | None, *_: Any
+) -> tuple[Tensor | None, ...]:
     q, k, v, beta, log_gamma, cos, sin, chunk_starts, kv, z, out, *kept = ctx.saved_tensors
+    if grad is None:
+        grad = torch.zeros_like(out)
+    if grad_kv is None and grad_z is not None:
+        grad_kv = grad_z.new_zeros((*grad_z.shape, v.shape[-1]))
+    elif grad_kv is not None and grad_z is None and ctx.divide:
+        grad_z = grad_kv.new_zeros(grad_kv.shape[:-1])
     *gradients, d_kv, d_z = backward(
         grad, grad_kv, grad_z, q, k, v, beta, log_gamma, cos, sin, chunk_starts, kv, z, out, kept, ctx.divide,
         ctx.backend,
