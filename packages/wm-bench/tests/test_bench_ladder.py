@@ -67,7 +67,10 @@ def test_the_report_tells_the_order(tmp_path):
     assert found["orders"]["ref_psnr_db"][0] == ["render", 95.0] and found["not_placed"] == {ROT: ["still"]}
     # A method without the number does not keep the others from being ranked.
     assert [method for method, _ in found["orders"][ROT]] == ["render", "pocket", "pocket-shuffled"]
-    assert "(no number: still)" in words and "(no number: still)" in page
+    line = f"| {ROT} | render 5.200, pocket 6.000, pocket-shuffled 17.00 (no number: still) |"
+    assert line in words and "pocket-shuffled 17.00 (no number: still)" in page
+    tied = dict(sheets, still=sheet_of("still", 15.0))
+    assert "pocket 27.00, pocket-shuffled 20.00 = still 20.00 |" in ranking_markdown(tied, rows)
     assert "| ref_psnr_db | pocket | still | 27.00 | 21.00 | 6.000 dB | 6.000 to 6.000 |" in words
     assert words.count("as it must be") == 5 and "Partial coverage: 8 of 80" in words
     assert page.count("as it must be") >= 5 and "<svg" in page and "<script" not in page

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from wm_bench.comparison import rank
 from wm_bench.metrics.catalogue import title_of
 from wm_bench.report.parts import BAD, GOOD, OPEN, Cell, document, interval_mark, named, section, table
-from wm_bench.report.tables import coverage_words, few_scenes_words, is_open, number, with_interval
+from wm_bench.report.tables import coverage_words, few_scenes_words, headline_names, is_open, number, with_interval
 from wm_bench.report.write import write_text
 from wm_bench.sheet import Sheet
 
@@ -58,7 +58,7 @@ def ranking_markdown(sheets: Mapping[str, Sheet], rows: list[dict[str, Any]]) ->
     out = ["# Ranking", "", _coverage(sheets), "", f"| {' | '.join(_HEADS)} |", "|" + len(_HEADS) * "---|"]
     out += [f"| {' | '.join(_cells(row))} |" for row in rows]
     out += ["", _doubts(rows), "", "| number | best to worst |", "|---|---|"]
-    out += [f"| {metric} | {_order_words(order)} |" for metric, order in orders(sheets).items()]
+    out += [f"| {metric} | {_order_words(order)} |" for metric, order in _chief(sheets).items()]
     return "\n".join(out) + "\n"
 
 
@@ -81,7 +81,7 @@ def _page(sheets: Mapping[str, Sheet], rows: list[dict[str, Any]]) -> str:
     heads = ["number", "must lead", "must follow", "gap", "95 % interval", "below | above 0", "p", "scenes", "order"]
     order = [
         [Cell("", named(title_of(metric), metric)), Cell("", escape(_order_words(found)))]
-        for metric, found in orders(sheets).items()
+        for metric, found in _chief(sheets).items()
     ]
     words = (
         "Each line is a pair of methods whose order is known beforehand. The gap is turned so that more than zero is "
@@ -122,8 +122,18 @@ def _shown(row: dict[str, Any]) -> list[Cell]:
 
 
 def _order_words(order: Order) -> str:
-    words = " > ".join(f"{method} {number(value)}" for method, value in order.placed)
+    words = ""
+    for place, (method, value) in enumerate(order.placed):
+        tied = place > 0 and value == order.placed[place - 1][1]
+        words += f"{(' = ' if tied else ', ') if place else ''}{method} {number(value)}"
     return f"{words} (no number: {', '.join(order.absent)})" if order.absent else words
+
+
+def _chief(sheets: Mapping[str, Sheet]) -> dict[str, Order]:
+    """The orders in the numbers of the short table, in its order; the JSON file has all."""
+    found = orders(sheets)
+    names = dict.fromkeys(name for sheet in sheets.values() for name in headline_names(sheet))
+    return {name: found[name] for name in names if name in found and not name.startswith("registered")}
 
 
 def _doubts(rows: list[dict[str, Any]]) -> str:
