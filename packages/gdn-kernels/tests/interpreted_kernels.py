@@ -125,6 +125,18 @@ def test_views_of_a_fused_projection_and_masked_frames() -> None:
     assert cases.error(state.kv, want_state.kv) < 1e-6  # a masked frame is not there
 
 
+@pytest.mark.parametrize("used", ["out", "kv", "z"])
+def test_results_nobody_uses_get_no_gradient(used: str) -> None:
+    grads = {}
+    for backend, dtype in (("reference", torch.float64), ("triton", torch.float32)):
+        leaves = [y.to(dtype).requires_grad_() for y in cases.inputs(1, 1, 3, 15, 16).values()]
+        out, last = frame_gdn(*leaves, output_final_state=True, backend=backend)
+        loss = {"out": out, "kv": last.kv, "z": last.z}[used].square().sum()
+        grads[backend] = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+    for want, got in zip(*grads.values(), strict=True):
+        assert cases.error(got, want) < 2e-6 if want.norm() else not got.norm()
+
+
 @pytest.mark.parametrize("stop", [None, 1])
 def test_composites_carry_a_clip_cut_in_two(stop: int | None) -> None:
     x = cases.inputs(1, 2, 4, 15, 16)

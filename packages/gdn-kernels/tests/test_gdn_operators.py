@@ -23,7 +23,9 @@ def _leaves(b: int, h: int, t: int, s: int, d: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_closed_form_passes_gradcheck(mode: str) -> None:
+@pytest.mark.parametrize("large", [0, 1 << 60], ids=["heads", "whole"])
+def test_closed_form_passes_gradcheck(mode: str, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_head, "LARGE", large)
     leaves = _leaves(1, 1, 3, 2, 4)
     kv, z = (torch.rand(1, 1, 4, *more, dtype=torch.float64, requires_grad=True) for more in ([4], []))
     rope = cases.rope(6, 4, torch.float64)

@@ -54,7 +54,7 @@ def backward(
             torch.empty(t, d, d, dtype=work),
             torch.empty(2, t, d, e, dtype=work),
             torch.empty(2, t, d, dtype=work),
-            torch.empty(longest, d, d, dtype=work),
+            torch.empty(t, d, d, dtype=work),
             torch.empty(longest, d, e, dtype=work),
             torch.empty(3, longest, s, d, dtype=work),
             torch.empty(2, longest, s, e, dtype=work),
@@ -108,11 +108,11 @@ class _Scratch(NamedTuple):
     """Buffers of one head.
 
     Attributes:
-        maps: (t, d, d) gamma (I - P); then dP + dP' as runs are done.
+        maps: (t, d, d) gamma (I - P), later dP + dP'.
         adjoints: (2, t, d, e) G and H.
         adjoints_z: (2, t, d) the same for the denominator.
-        square: A run's (d, d) matrices.
-        memory: A run's (d, e) matrices.
+        square: (t, d, d) dP.
+        memory: What a run of frames reads.
         wide: Three tiles of key width.
         narrow: Two tiles of value width.
     """
@@ -211,8 +211,9 @@ def _through_the_scan_z(clip: _Clip, at: tuple[int, int], own: _Scratch) -> None
 def _through_the_summary(clip: _Clip, at: tuple[int, int], own: _Scratch) -> None:
     """d_k, d_v, d_beta and the numerator's share of d_log_gamma, from the adjoints."""
     keys, values, d_keys, d_values = (clip.frames(x, at) for x in (clip.k, clip.v, clip.d_k, clip.d_v))
+    d_writes, d_maps = _through_the_maps(clip, at, own)
     for run in clip.runs:
-        d_a, d_p = _through_the_maps(clip, at, own, run)
+        d_a, d_p = d_writes[run], d_maps[run]
         (spare, d_rows, rows), (d_written, written) = own.wide[:, : len(d_a)], own.narrow[:, : len(d_a)]
         # Read three times each: copies in order are in cache, and rows of one head lie apart.
         rows.copy_(keys[run])
@@ -235,20 +236,17 @@ def _through_the_summary(clip: _Clip, at: tuple[int, int], own: _Scratch) -> Non
         clip.d_beta[at][run] = d_gates
 
 
-def _through_the_maps(clip: _Clip, at: tuple[int, int], own: _Scratch, run: slice) -> tuple[Tensor, Tensor]:
-    """dA, and dP + dP' of a run, since P is a quadratic form of the keys; in the places of G and W."""
-    f, r, gamma, size = clip.memories.f[at], clip.memories.r, clip.gamma[at][run], run.stop - run.start
+def _through_the_maps(clip: _Clip, at: tuple[int, int], own: _Scratch) -> tuple[Tensor, Tensor]:
+    """dA, and dP + dP' since P is a quadratic form of the keys; in the places of G and W."""
+    f, r, gamma, (g, h), d_p = clip.memories.f[at], clip.memories.r, clip.gamma[at], own.adjoints, own.square
     assert r is not None
-    (g, h), maps, d_p = own.adjoints[:, run], own.maps[run], own.square[:size]
-    later = 0 if run.start else 1
-    torch.bmm(g[later:], f[run.start + later - 1 : run.stop - 1].mT, out=d_p[later:])
-    if later:
-        d_p[0] = 0 if clip.first is None else g[0] @ clip.first.kv[at].mT
-    d_p.baddbmm_(h, r[at][run].mT)
+    torch.bmm(g[1:], f[:-1].mT, out=d_p[1:])
+    d_p[0] = 0 if clip.first is None else g[0] @ clip.first.kv[at].mT
+    d_p.baddbmm_(h, r[at].mT)
     # dP is this times -gamma, and W = gamma (I - P): nothing is divided by gamma.
-    clip.d_log_gamma[at][run].add_(torch.mul(d_p, maps, out=maps).sum((1, 2)))
+    clip.d_log_gamma[at].add_(torch.mul(d_p, own.maps, out=own.maps).sum((1, 2)))
     d_p.mul_(-gamma[:, None, None])
-    return g.add_(h), torch.add(d_p, d_p.mT, out=maps)
+    return g.add_(h), torch.add(d_p, d_p.mT, out=own.maps)
 
 
 def _from_z(
