@@ -143,8 +143,12 @@ class SoftmaxAttention(Mixer):
         return torch.bfloat16 if self.round_to_bfloat16 and x.dtype == torch.float32 else x.dtype
 
     def working_dtype(self, x: Tensor) -> torch.dtype:
-        """Type in which rounded numbers attend. Processors take twice as long to differentiate bfloat16 as float32."""
-        return x.dtype if x.device.type == "cpu" else self.attention_dtype(x)
+        """Type in which rounded numbers attend: that of x in training on a processor, else the one they are rounded to.
+
+        A processor takes twice as long to differentiate attention in bfloat16 as in float32.
+        """
+        in_training = torch.is_grad_enabled() and x.device.type == "cpu"
+        return x.dtype if in_training else self.attention_dtype(x)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, clip: Clip, name: str, scale: float, bias: Tensor | None = None
