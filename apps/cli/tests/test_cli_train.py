@@ -207,7 +207,7 @@ def test_videos_of_ones_own_are_judged_by_their_cameras_only(annotated):
     words = ("data", "prepare", annotated, "--out", out, "--height", 96, "--width", 160)
     fine(run("annotate", "judge", annotated))
     # What the first of them lacks, and what can be done about it.
-    refused(run(*words), "blurred: flag focal_unobservable", "--own", "column intrinsics")
+    refused(run(*words), "blurred: flag focal_unobservable", "--own", "annotate clip VIDEO --intrinsics")
     said = fine(run(*words, "--own")).output
     assert "1 of 2 clips have a camera" in said and "1 left out: flag focal_unobservable" in said
     assert [json.loads(line)["id"] for line in (out / "train.jsonl").read_text().splitlines()] == ["lively"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from sana_wm_core.config import TransformerConfig
 from sana_wm_core.model import SanaWMTransformer
+from sana_wm_core.model.clip import Clip
 from sana_wm_core.model.layers import _divide_by_rms
 
 TINY = {
@@ -149,3 +150,17 @@ def test_the_gradient_of_the_norm_that_is_written_out_is_that_of_its_formula():
     assert torch.autograd.gradcheck(lambda x, gain: _divide_by_rms(x, gain, 1e-3), (x, gain))
     wanted = x * (x.square().mean(-1, keepdim=True) + 1e-3).rsqrt() * gain
     torch.testing.assert_close(_divide_by_rms(x, gain, 1e-3), wanted)
+
+
+def test_training_rounds_what_attends_and_nothing_after_it():
+    torch.manual_seed(0)
+    attention = SanaWMTransformer(TransformerConfig(**TINY)).blocks[1].attn
+    q, k, v = (torch.randn(1, 6, 2, 16) for _ in range(3))
+    rounded = [part.bfloat16().float().transpose(1, 2) for part in (q, k, v)]
+    exact = ((rounded[0] @ rounded[1].transpose(-1, -2) * 0.25).softmax(-1) @ rounded[2]).transpose(1, 2)
+    clip = Clip(frames=3, height=1, width=2)
+    torch.testing.assert_close(attention.attend(q, k, v, clip, "", 0.25), exact)
+    with torch.no_grad():
+        sampled = attention.attend(q, k, v, clip, "", 0.25)
+    assert torch.equal(sampled, sampled.bfloat16().float())
+    torch.testing.assert_close(sampled, exact, atol=2e-2, rtol=2e-2)

@@ -52,8 +52,8 @@ def _why_none(manifest: Path) -> str:
         (f"for example {row['id']}: {', '.join(row['reasons'])}" for row in verdicts if row.get("reasons")), ""
     )
     return (
-        f"{first or 'there was none'}; with videos of your own try `sana-wm data prepare --own`, and give a lens that "
-        "cannot be seen in the video as column intrinsics of the list"
+        f"{first or 'there was none'}; with videos of your own try `sana-wm data prepare --own`; a lens that "
+        "cannot be told from the video is given with `sana-wm annotate clip VIDEO --intrinsics FX,FY,CX,CY`"
     )
 
 
