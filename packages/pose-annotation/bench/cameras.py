@@ -43,13 +43,14 @@ CASES = {
 GROUPS = {"B4": ["B4rot", "B4dz"], "B6": ["B6a", "B6b"]}
 
 
-def scene(kind: str, frames: int, size: tuple[int, int], cache: Path | None) -> RenderedClip:
+def scene(kind: str, frames: int, size: tuple[int, int], cache: Path | None, samples: int = 2) -> RenderedClip:
     """Render a scene, or read it from the cache."""
-    file = None if cache is None else cache / f"{kind}_{frames}_{size[0]}x{size[1]}.npz"
+    drawn = "" if samples == 2 else f"_{samples}"
+    file = None if cache is None else cache / f"{kind}_{frames}_{size[0]}x{size[1]}{drawn}.npz"
     if file is not None and file.is_file():
         with np.load(file, allow_pickle=False) as kept:
             return RenderedClip(kept["frames"], kept["c2w"], kept["intrinsics"], kept["depth"])
-    clip = render(kind, frames, size)
+    clip = render(kind, frames, size, samples)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         np.savez(file, **clip._asdict())
@@ -146,6 +147,7 @@ def main() -> None:
     parser.add_argument("--pycolmap", action="store_true")
     parser.add_argument("--frames", type=int, help="Fewer frames, to try the script.")
     parser.add_argument("--size", default="192x320")
+    parser.add_argument("--samples", type=int, default=2, help="Rays a pixel of the renderer, squared.")
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--out", type=Path, help="Append the lines to this file too.")
     options = parser.parse_args()
@@ -155,7 +157,7 @@ def main() -> None:
         if name not in CASES:
             raise SystemExit(f"case is {name!r}; allowed: {', '.join([*CASES, *GROUPS])}; example: --cases B1,B4")
         kind, frames, level, with_depth = CASES[name]
-        clip = scene(kind, options.frames or frames, (height, width), options.cache)
+        clip = scene(kind, options.frames or frames, (height, width), options.cache, options.samples)
         for repeat in range(options.repeats):
             for solver in ("ours", *(["pycolmap"] if options.pycolmap and not with_depth else [])):
                 start, found = time.process_time(), {}

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pose_annotation import starts
+from pose_annotation import solve, starts
 from pose_annotation.align import compare_paths
 from pose_annotation.rotations import angle_deg, exp_rotation
 from pose_annotation.solve import SolveConfig, Unsolvable, solve_camera
 from pose_annotation.types import Tracks
+from threadpoolctl import threadpool_info, threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic_tracks import path, tracks
@@ -139,6 +140,39 @@ def test_two_maps_that_explain_the_clip_equally_are_flagged(monkeypatch):
 
     monkeypatch.setattr(starts, "attempt", blurred)
     assert "ambiguous" in solve_camera(seen, 16.0).flags
+
+
+def test_points_and_observations_that_a_rough_map_spoiled_are_judged_again(monkeypatch):
+    c2w, k = path(24, "fly")
+    seen, _, _ = tracks(c2w, k, 300, noise_px=0.1)
+    good = solve_camera(seen, 16.0)
+    fill = solve._infill
+
+    def spoil(*arguments):
+        dense = fill(*arguments)
+        far = np.arange(len(dense.whole.world)) % 4 == 0
+        dense.whole.world[far] *= 50.0
+        dense.whole.view.alive[::3] = False
+        return dense
+
+    monkeypatch.setattr(solve, "_infill", spoil)
+    camera = solve_camera(seen, 16.0)
+    assert camera.extra["observations"] > 0.98 * good.extra["observations"]
+    assert angle_deg(camera.c2w[:, :3, :3], good.c2w[:, :3, :3]).max() < 0.01
+
+
+def test_linear_algebra_runs_on_one_thread_and_then_on_as_many_as_before(monkeypatch):
+    def threads():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    c2w, k = path(10, "still")
+    seen, _, _ = tracks(c2w, k, 100)
+    inside = []
+    monkeypatch.setattr(solve, "flow_speed", lambda *_: inside.append(threads()) or 0.0)
+    with threadpool_limits(2, user_api="blas"):
+        solve_camera(seen, 16.0)
+        assert threads() == {2}
+    assert inside == [{1}]
 
 
 def test_equal_tracks_give_equal_bits():

@@ -181,6 +181,16 @@ class Map:
             self.lens[unseen] = state.lens[nearest]
         return cost
 
+    def place_again(self) -> None:
+        """Place all points anew from all their observations, as if none had been placed or thrown out before.
+
+        A point that was placed from rough cameras can lie where no small step leads away from, and hold its cameras
+        there; what a rough map threw out may fit this one. A track with one wrong observation is left out.
+        """
+        self.view.alive[:] = True
+        self.placed[:] = False
+        self.place_points()
+
     def reject(self, limit_px: float, moving_share: float = 0.4, moving_px: float = 2.5) -> int:
         """Drop observations beyond `limit_px`, and whole tracks that disagree for much of their life.
 

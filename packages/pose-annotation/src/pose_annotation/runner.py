@@ -28,6 +28,7 @@ from pose_annotation.outputs import digest_of, plain, read_json, read_lines, wri
 from pose_annotation.pipeline import Tools, annotate_video
 from pose_annotation.policy import Policy, load_policy
 from pose_annotation.settings import VERSION, Request, Settings, request_from_row
+from pose_annotation.threads import one_thread
 
 TRIES = 3
 PASSING = ("error", "crashed", "timeout")  # may go well another time; "broken" will not
@@ -190,6 +191,7 @@ def _open_task(
     return Task(name, request, out, settings, tools, attempt)
 
 
+@one_thread()
 def work(task: Task) -> dict[str, Any]:
     """Annotate the video of a task and write its row, whatever happens; returns the row."""
     try:

@@ -19,6 +19,7 @@ from pose_annotation.lens_prior import LEVELS, LensPrior, freedom, lens_rows
 from pose_annotation.mapping import Map
 from pose_annotation.rotations import interpolate_poses
 from pose_annotation.starts import Unsolvable, best_map
+from pose_annotation.threads import one_thread
 from pose_annotation.tracking import choose_keyframes
 from pose_annotation.turning import UNSURE_LOG_F, solve_turning
 from pose_annotation.two_view import widest_angle_deg
@@ -56,6 +57,7 @@ class SolveConfig:
             raise ValueError(f"lens level is {self.level!r}; allowed: {', '.join(LEVELS)}; example: 'per_frame_f'")
 
 
+@one_thread()
 def solve_camera(
     tracks: Tracks,
     fps: float,
@@ -196,6 +198,10 @@ def _finish(found: Map, tracks: Tracks, level: str, config: SolveConfig) -> tupl
         whole.place_points()
         whole.reject(4.0)
         whole.refine(level, config.prior, 10, 1.0, 1e-6)
+        if whole.view.depth is None:
+            # The cameras are good now; the points, placed when they were rough, may not be.
+            whole.place_again()
+            whole.refine(level, config.prior, 10, 1.0, 1e-6)
         whole.reject(2.5)
         whole.place_points()
         whole.refine(level, config.prior, 20, 1.0, 1e-7)

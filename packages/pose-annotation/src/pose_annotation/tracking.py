@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pose_annotation.opencv import cv2
 from pose_annotation.patches import Floats, Patches, smoothed, stretch
+from pose_annotation.threads import one_thread
 from pose_annotation.types import Ints, Tracks
 
 
@@ -54,6 +55,7 @@ class KltTracker:
     def __init__(self, config: TrackingConfig | None = None) -> None:
         self.config = config or TrackingConfig()
 
+    @one_thread()
     def track(self, frames: Iterable[NDArray[np.uint8]], mask: NDArray[np.bool_] | None = None) -> Tracks:
         """Follow points through frames (H, W, 3) or (H, W) uint8.
 
