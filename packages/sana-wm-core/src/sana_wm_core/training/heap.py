@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, and use it again; False where the C library has no such switch.
 
     Every step of training on a processor takes and frees the same hundreds of megabytes. glibc gives large pieces back
-    to the kernel, which hands them out anew page by page, zeroed: 7 to 10 % of a step of the pocket world (bench/
+    to the kernel, which hands them out anew page by page, zeroed: 5 to 10 % of a step of the pocket world (bench/
     train_step.py). The peak stays what it was.
     """
     if not sys.platform.startswith("linux"):
