@@ -41,7 +41,7 @@ def annotate(room, name, tools=None, **known):
     folder, clip = room
     request = Request(folder / "walk.mp4", intrinsics=tuple(clip.intrinsics[0]), **known)
     out = folder / name
-    row = annotate_video(request, out, Settings(level="fixed"), tools, cache=folder / "stages")
+    row = annotate_video(request, out, Settings(), tools, cache=folder / "stages")
     record = json.loads((out / "records" / f"{row['clips'][0]}.json").read_text())
     camera = read_arrays(out / "cameras" / f"{row['clips'][0]}.npz")
     return record, camera, compare_paths(camera["c2w"], np.linalg.inv(clip.c2w[0]) @ clip.c2w)
@@ -49,6 +49,7 @@ def annotate(room, name, tools=None, **known):
 
 def test_without_a_hint_the_unit_is_the_scenes_and_is_said_to_be(room):
     record, camera, errors = annotate(room, "plain")
+    assert np.allclose(camera["intrinsics"], room[1].intrinsics[0])  # a lens that is given is kept
     assert record["mode"] == "default" and not record["metric"] and not bool(camera["metric"])
     assert record["scale"] == {"method": "none"} and abs(errors.scale - 1) > 0.2
     assert errors.ate < 0.05 and errors.step_deg < 0.2

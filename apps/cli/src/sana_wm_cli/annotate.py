@@ -105,7 +105,7 @@ def clip(
     rules = load_policy(policy, "strict" if strict else "lenient")
     rules.require_source(source)
     # A lens that is given is kept, unless the user asks for it to be solved.
-    settings = make_settings(fps, width, size, solve_width, window, level or ("fixed" if intrinsics else "per_frame_f"))
+    settings = make_settings(fps, width, size, solve_width, window, level)
     lens = numbers(intrinsics, 4, "--intrinsics", "900,900,640,360")
     known = numbers(known_distance, 3, "--known-distance", "0,2.5,1.8")
     request = Request(video, source, split, licence, lens, depth, poses, scale_factor, known, camera_height)  # type: ignore[arg-type]
@@ -161,7 +161,7 @@ def run(
             typer.echo(f"{done:6d}/{total}  {row['status']:<8}{row['video']}  {row['reason']}")
 
     summary = run_manifest(
-        manifest, out, make_settings(fps, width, size, solve_width, window, level or "per_frame_f"),
+        manifest, out, make_settings(fps, width, size, solve_width, window, level),
         partial(tools_for, captions, depth_model, pose, scores, fusion), workers=workers, timeout_s=timeout_s,
         retry=retry, policy=load_policy(policy, "strict" if strict else "lenient"), executor=executor, report=show,
     )  # fmt: skip

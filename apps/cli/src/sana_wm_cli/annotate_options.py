@@ -43,7 +43,11 @@ WindowSize = Annotated[
     str | None, typer.Option("--window", help="LEAST,MOST,STRIDE frames of a clip; default 17,961,480.")
 ]
 Level = Annotated[
-    str | None, typer.Option("--lens", help="Free lens: fixed, shared_f, per_frame_f (default), per_frame_f_pp, full.")
+    str | None,
+    typer.Option(
+        "--lens",
+        help="Free lens: fixed (default if one is given), shared_f, per_frame_f (default), per_frame_f_pp, full.",
+    ),
 ]
 Captions = Annotated[
     str | None,
@@ -58,7 +62,7 @@ Strict = Annotated[bool, typer.Option("--strict", help="Reject clips that lack a
 
 
 def make_settings(
-    fps: float, width: int, size: str | None, solve_width: int, window: str | None, level: str
+    fps: float, width: int, size: str | None, solve_width: int, window: str | None, level: str | None
 ) -> Settings:
     """The settings that the options name. Raises ValueError, in one line."""
     from pose_annotation.settings import Settings

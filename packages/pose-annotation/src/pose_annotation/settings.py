@@ -24,7 +24,7 @@ class Settings:
         size: (height, width) to crop and resize the stored clips to instead; None keeps the shape.
         solve_width: Pictures are at most this wide where the camera is solved.
         rule: Lengths of clips.
-        level: Which lens parameters are free.
+        level: Which lens parameters are free; None = none of a lens that is given, one focal length a frame of others.
     """
 
     fps: float = 16.0
@@ -32,10 +32,10 @@ class Settings:
     size: tuple[int, int] | None = None
     solve_width: int = 448
     rule: WindowRule = field(default_factory=WindowRule)
-    level: str = "per_frame_f"
+    level: str | None = None
 
     def __post_init__(self) -> None:
-        if self.level not in LEVELS:
+        if self.level is not None and self.level not in LEVELS:
             raise ValueError(f"lens level is {self.level!r}; allowed: {', '.join(LEVELS)}; example: 'per_frame_f'")
         if not (math.isfinite(self.fps) and 1 <= self.fps <= 240):
             raise ValueError(f"fps is {self.fps}; allowed: 1 to 240; example: 16")
