@@ -100,8 +100,8 @@ def find_camera(
         scale = {"method": "depth" if depth.metric else "relative depth"}
         if depth.scale_raw is not None and depth.scale is not None:
             scale |= {"raw": depth.scale_raw, "used": depth.scale}
-    known = path is not None or (settings.level is None and request.intrinsics is not None)
-    config = SolveConfig(level="fixed" if known else settings.level or SolveConfig.level)
+    level = "fixed" if path is not None else settings.level_of(request.intrinsics is not None)
+    config = SolveConfig(level=level)
 
     parts = [config.level, start, request.depth, identity(tools.tracker), identity(tools.depth)]
     camera = camera_from_arrays(

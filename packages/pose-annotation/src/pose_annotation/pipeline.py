@@ -175,7 +175,8 @@ def _annotate_window(job: _Job, window: Window, report: Callable[[str], None]) -
         },
         "source": job.request.source, "split": job.request.split, "licence": job.request.licence,
         "mode": job.request.mode, "fps": job.video.fps, "frames": len(pictures), "height": height, "width": width,
-        "solved_size": list(size), "settings": job.settings.as_json(), "tools": job.tools.as_json(),
+        "solved_size": list(size), "tools": job.tools.as_json(),
+        "settings": job.settings.as_json() | {"level": job.settings.level_of(job.request.intrinsics is not None)},
         "caption": caption, "scores": scores, "flags": [], "metric": False, "scale": scale,
         # Of the pixels, not of the file: the encoder's bytes are not always the same.
         "pixels_sha256": hashlib.sha256(pictures.tobytes()).hexdigest(),

@@ -45,6 +45,10 @@ class Settings:
         if self.size is not None and (min(self.size) < 32 or self.size[0] % 2 or self.size[1] % 2):
             raise ValueError(f"size is {self.size}; allowed: (height, width), even, from 32; example: (96, 160)")
 
+    def level_of(self, lens_is_given: bool) -> str:
+        """The level at which a video is solved."""
+        return self.level or ("fixed" if lens_is_given else "per_frame_f")
+
     def as_json(self) -> dict[str, Any]:
         """The settings as plain values, for records and keys."""
         return asdict(self)
