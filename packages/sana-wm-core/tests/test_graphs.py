@@ -1,6 +1,8 @@
 """Recorded passes give what plain ones give, and nothing in a pass would keep a GPU from recording it."""
 
 import copy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +13,10 @@ from sana_wm_core.model.memory import Window
 from sana_wm_core.sampling.sampler import Conditions
 from sana_wm_core.sampling.student import ChunkSampler, cut_camera
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+sys.path.insert(0, str(Path(__file__).parent))
+from device_crossings import Crossings
 
 SIZES = {"in_channels": 4, "num_layers": 2, "hidden_size": 32, "linear_head_dim": 16, "num_attention_heads": 2}
 CONFIG = TransformerConfig(**SIZES, caption_channels=8, mlp_ratio=1.0, softmax_every_n=2, softmax_dtype="model")
@@ -115,21 +119,6 @@ def test_whole_clips_and_gradients_stay_plain():
 def test_a_model_on_the_cpu_is_refused():
     with pytest.raises(ValueError, match="CUDA graphs need a model on a CUDA device; this one is on cpu"):
         replay_passes(make_model())
-
-
-class Crossings(TorchDispatchMode):
-    """Notes every operation whose tensors lie on more than one device, a copy from one to another included."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        places = {x.device.type for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)}
-        if len(places) > 1:
-            self.found.append(str(function))
-        return out
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

@@ -3,7 +3,9 @@
 What this cannot show is what a GPU computes; it shows that everything a GPU would compute with has been brought there.
 """
 
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,23 +17,9 @@ from sana_wm_core.sampling import sampler
 from sana_wm_core.streaming import session as stream
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-
-class Crossings(TorchDispatchMode):
-    """Notes what is computed of tensors on more than one device; a copy from one to another is one too."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        places = {x.device.type for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)}
-        if len(places) > 1:
-            self.found.append(str(function))
-        return out
+sys.path.insert(0, str(Path(__file__).parent))
+from device_crossings import Crossings
 
 
 @pytest.fixture

@@ -30,12 +30,12 @@ def scan(
     gamma, stops = log_gamma.to(summary.a.dtype).exp(), stops_of(restart, log_gamma)
     # Half precision would lose too much in I - P.
     fold = not keep and summary.p.dtype in (torch.float32, torch.float64)
-    p = _folded(summary.p, gamma, summary.p) if fold else summary.p
+    p = _folded(summary.p, gamma) if fold else summary.p
     f, r, kv = _both_ways(_absorbing(p, summary.a, gamma, fold), summary.a, stops, kv_of(first), kv_of(last), keep)
     if summary.a_z is None:
         return Memories(f, r), FrameState(kv)
     if summary.p_z is not None:
-        p = _folded(summary.p_z, gamma, summary.p_z) if fold else summary.p_z
+        p = _folded(summary.p_z, gamma) if fold else summary.p_z
     a_z = summary.a_z[..., None]
     absorb = _absorbing(p, a_z, gamma, fold)
     zf, zr, z = _both_ways(absorb, a_z, stops, _column(first), _column(last), keep)
@@ -142,11 +142,10 @@ def _both_ways(
     return f, r, final
 
 
-def _folded(p: Tensor, gamma: Tensor, into: Tensor | None = None) -> Tensor:
-    """gamma (I - P), in new memory or in that given, which may be P's."""
-    folded = torch.mul(p, -gamma[..., None, None], out=into)
-    folded.diagonal(dim1=-2, dim2=-1).add_(gamma[..., None])
-    return folded
+def _folded(p: Tensor, gamma: Tensor) -> Tensor:
+    """gamma (I - P), in the memory of P."""
+    p.mul_(-gamma[..., None, None]).diagonal(dim1=-2, dim2=-1).add_(gamma[..., None])
+    return p
 
 
 def _absorbing(p: Tensor, a: Tensor, gamma: Tensor, folded: bool) -> _Absorb:
@@ -169,29 +168,31 @@ def _both_ways_back(
     p: Tensor, gamma: Tensor, stops: list[bool], f: Tensor, r: Tensor, first: Tensor | None, c: Tensor,
     last_gradient: Tensor | None, first_gradient: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    frames, ends = len(stops), c[:, :, 0].shape
-    g, h, moved = (torch.empty(c.shape, dtype=c.dtype, device=c.device) for _ in range(3))
-    maps, reads, into_g, into_h, moves = (_frames(each) for each in (_folded(p, gamma), c, g, h, moved))
-    d_log_gamma = torch.empty(gamma.shape, dtype=gamma.dtype, device=gamma.device)
-    x, y = _heads(last_gradient), _heads(first_gradient)
+    move, frames, ends = _moves(p, gamma), len(stops), c[:, :, 0].shape
+    g, h = (torch.empty(c.shape, dtype=c.dtype, device=c.device) for _ in range(2))
+    reads, ahead, behind, into_g, into_h = (_frames(each) for each in (c, f, r, g, h))
+    d_log_gamma = torch.zeros(gamma.shape, dtype=gamma.dtype, device=gamma.device)
+    shares = _frames(d_log_gamma)
+    before, x, y = _heads(first), _heads(last_gradient), _heads(first_gradient)
     for t in range(frames - 1, -1, -1):
         into_g[t].copy_(reads[t]) if x is None else torch.add(x, reads[t], out=into_g[t])
-        x = _times(maps[t], into_g[t], moves[t])
-    left = moved[:, :, 0].clone(memory_format=torch.contiguous_format)
-    # One pass over all frames: four small calls a frame cost more than keeping what moved.
-    d_log_gamma[:, :, 0] = 0 if first is None else (left * first).sum((-2, -1))
-    d_log_gamma[:, :, 1:] = moved[:, :, 1:].mul_(f[:, :, :-1]).sum((-2, -1))
+        x = move(t, into_g[t])
+        earlier = ahead[t - 1] if t else before
+        if earlier is not None:
+            shares[t].add_((x * earlier).sum((-2, -1)))
     for t in range(frames):
-        if y is None or stops[t]:
+        if stops[t]:
+            y = None
+        if y is None:
             into_h[t].zero_()
-            moves[t].zero_()
             y = reads[t]
             continue
         into_h[t].copy_(y)
-        y = _times(maps[t], into_h[t], moves[t]) + reads[t]
-    d_log_gamma.add_(moved.mul_(r).sum((-2, -1)))
-    assert y is not None
-    return g, h, d_log_gamma, left, y.clone(memory_format=torch.contiguous_format).view(ends)
+        moved = move(t, y)
+        shares[t].add_((moved * behind[t]).sum((-2, -1)))
+        y = moved.add_(reads[t])
+    assert x is not None and y is not None
+    return g, h, d_log_gamma, x.view(ends), y.clone(memory_format=torch.contiguous_format).view(ends)
 
 
 def _run(p: Tensor, a: Tensor, gamma: Tensor, stops: list[bool], first: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,12 +222,6 @@ def _moves(p: Tensor, gamma: Tensor) -> Callable[[int, Tensor], Tensor]:
         return torch.baddbmm(kept, maps[t], kept, alpha=-1)
 
     return move
-
-
-def _times(p: Tensor, x: Tensor, into: Tensor) -> Tensor:
-    if x.shape[-1] == 1:
-        return torch.sum(p * x.mT, -1, keepdim=True, out=into)
-    return torch.bmm(p, x, out=into)
 
 
 def _times_column(p: Tensor, x: Tensor) -> Tensor:
