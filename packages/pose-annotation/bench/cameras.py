@@ -36,6 +36,8 @@ CASES = {
     "B3fly": ("fly", 60, "per_frame_f", True),
     "B4rot": ("rot", 60, "per_frame_f", True),
     "B4dz": ("dz", 60, "per_frame_f", True),
+    "loop": ("loop", 90, "shared_f", False),
+    "loopf": ("loop", 90, "per_frame_f", False),
     "side": ("side", 60, "shared_f", False),
     "B6a": ("fly", 240, "shared_f", False),
     "B6b": ("fly", 961, "shared_f", False),
@@ -75,14 +77,16 @@ def estimated_depth(depth: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.nd
     return relative, metric
 
 
-def solve_ours(clip: RenderedClip, level: str, with_depth: bool) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], int]:
+def solve_ours(
+    clip: RenderedClip, level: str, with_depth: bool, relinks: int
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], int]:
     """c2w, intrinsics, flags and registered frames."""
     tracks = KltTracker().track(clip.frames)
     z = None
     if with_depth:
         fused, _, _ = fuse_depth(*estimated_depth(clip.depth.astype(np.float64)))
         z = sample_depth(fused, tracks)
-    camera = solve_camera(tracks, 16.0, depth=z, config=SolveConfig(level=level))
+    camera = solve_camera(tracks, 16.0, depth=z, config=SolveConfig(level=level, relinks=relinks), frames=clip.frames)
     registered = int((camera.inlier_ratio > 0).sum())
     return camera.c2w, camera.intrinsics, camera.flags, registered
 
@@ -145,6 +149,7 @@ def main() -> None:
     parser.add_argument("--cases", default="B1,B2,B3,B4")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--pycolmap", action="store_true")
+    parser.add_argument("--relinks", type=int, default=SolveConfig().relinks, help="Rounds of finding lost points.")
     parser.add_argument("--frames", type=int, help="Fewer frames, to try the script.")
     parser.add_argument("--size", default="192x320")
     parser.add_argument("--samples", type=int, default=2, help="Rays a pixel of the renderer, squared.")
@@ -163,7 +168,7 @@ def main() -> None:
                 start, found = time.process_time(), {}
                 try:
                     if solver == "ours":
-                        c2w, lens, flags, registered = solve_ours(clip, level, with_depth)
+                        c2w, lens, flags, registered = solve_ours(clip, level, with_depth, options.relinks)
                         digest = hashlib.sha256(c2w.tobytes() + lens.tobytes()).hexdigest()[:16]
                         found = row(clip, c2w, lens, np.arange(len(c2w)))
                         found |= {"registered": registered, "flags": list(flags), "digest": digest}

@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 from pose_annotation.align import average_rotation
 from pose_annotation.rotations import angle_deg
-from pose_annotation.solve import solve_camera
+from pose_annotation.solve import SolveConfig, solve_camera
 from pose_annotation.tracking import KltTracker
 from pose_annotation.types import CameraTrack
 from pose_annotation.video import read_clip
 
 
-def solve(frames: np.ndarray, fps: float) -> CameraTrack:
+def solve(frames: np.ndarray, fps: float, relinks: int) -> CameraTrack:
     """The camera of frames (f, H, W, 3)."""
-    return solve_camera(KltTracker().track(frames), fps)
+    return solve_camera(KltTracker().track(frames), fps, config=SolveConfig(relinks=relinks), frames=frames)
 
 
 def disagreement_deg(one: CameraTrack, other: CameraTrack, pick: np.ndarray) -> dict[str, float]:
@@ -45,15 +45,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("videos", nargs="+", type=Path)
     parser.add_argument("--width", type=int, default=448)
+    parser.add_argument("--relinks", type=int, default=SolveConfig().relinks, help="Rounds of finding lost points.")
     parser.add_argument("--seconds", type=float, help="Only the first seconds.")
     options = parser.parse_args()
     for path in options.videos:
         start = time.process_time()
         clip = read_clip(path, width=options.width, end_s=options.seconds)
-        forward = solve(clip.frames, clip.fps)
+        forward = solve(clip.frames, clip.fps, options.relinks)
         spent = time.process_time() - start
-        backward = solve(np.ascontiguousarray(clip.frames[::-1]), clip.fps)
-        half = solve(np.ascontiguousarray(clip.frames[::2]), clip.fps / 2)
+        backward = solve(np.ascontiguousarray(clip.frames[::-1]), clip.fps, options.relinks)
+        half = solve(np.ascontiguousarray(clip.frames[::2]), clip.fps / 2, options.relinks)
         n, focal = len(clip), forward.intrinsics[:, 0] / clip.size[1]
         line = {
             "video": path.name, "frames": n, "registered": int((forward.inlier_ratio > 0).sum()),

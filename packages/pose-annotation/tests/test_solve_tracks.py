@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pose_annotation import solve, starts
 from pose_annotation.align import compare_paths
+from pose_annotation.lens_prior import LensPrior, lens_rows
 from pose_annotation.rotations import angle_deg, exp_rotation
 from pose_annotation.solve import SolveConfig, Unsolvable, solve_camera
 from pose_annotation.types import Tracks
@@ -208,6 +209,30 @@ def test_a_dolly_without_any_turn_fits_every_lens_and_says_so():
     seen, _, z = tracks(c2w, k, 300, noise_px=0.2)
     for depth in (None, z * np.exp(np.random.default_rng(0).normal(0, 0.02, len(z)))):
         assert "focal_unobservable" in solve_camera(seen, 16.0, depth=depth).flags
+
+
+def test_a_lens_that_nothing_shows_is_the_first_guess_and_the_same_backwards():
+    """As a clip with little motion did: its noise picked 1.63 picture widths, and 1.05 when it was played backwards."""
+    c2w, k = path(20, "side")
+    for seed, start in ((0, None), (1, None), (0, np.array([400.0, 400.0, 160.0, 96.0]))):
+        seen, _, _ = tracks(c2w, k, 300, noise_px=0.2, seed=seed)
+        back = Tracks(19 - seen.frame, seen.track, seen.xy, 20, seen.size)
+        found = [solve_camera(clip, 16.0, start) for clip in (seen, back)]
+        assert all("focal_unobservable" in camera.flags for camera in found)
+        focal = [float(camera.intrinsics[0, 0]) for camera in found]
+        assert abs(np.log(focal[0] / focal[1])) < 0.02
+        assert abs(np.log(focal[0] / (288.0 if start is None else 400.0))) < 0.1
+
+
+def test_a_zoom_is_as_likely_at_any_frame_rate():
+    costs = []
+    for fps in (16.0, 8.0, 48.0):
+        n = round(4 * fps) + 1
+        matrix, target = lens_rows(LensPrior(fps=fps), np.arange(n) * 1.0, np.zeros(2), (96, 160), "per_frame_f")
+        curve = np.zeros((n, 11))
+        curve[:, 6] = 0.1 * np.sin(np.arange(n) / fps)
+        costs.append(float(np.sum((matrix @ curve.ravel() - target) ** 2)))
+    assert np.allclose(costs, costs[0], rtol=0.05) and costs[0] > 0.1
 
 
 def test_depth_maps_that_are_wrong_as_a_whole_do_not_bend_the_path():

@@ -1,8 +1,8 @@
 """A textured room with exact poses and depth: 10 x 3 x 12 m, fourteen boxes, noise and tiles on every face.
 
 The scene of annotate.md 7.1, for tests and the benchmark: plain NumPy, several samples a pixel, noise of one grey
-level. Its five paths each break something: a walk, the same with a zoom, a sideways step, a turn on the spot, a
-dolly zoom.
+level. Its six paths each break something: a walk, the same with a zoom, there and back again beside the way out, a
+sideways step, a turn on the spot, a dolly zoom.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pose_annotation.rotations import exp_rotation
 
 Array = NDArray[Any]
 ROOM_LOW, ROOM_HIGH = np.array([-5.0, -1.5, 0.0]), np.array([5.0, 1.5, 12.0])
-PATHS = ("fly", "fly_zoom", "side", "rot", "dz")
+PATHS = ("fly", "fly_zoom", "loop", "side", "rot", "dz")
 
 
 class RenderedClip(NamedTuple):
@@ -36,6 +36,11 @@ def camera_path(kind: str, frames: int, size: tuple[int, int] = (192, 320)) -> t
         omega[:, 1], omega[:, 0] = np.radians(29) * np.sin(5.0 * s), np.radians(4) * np.sin(7 * s)
         if kind == "fly_zoom":
             f = 220.0 + 110.0 * s
+    elif kind == "loop":
+        out = 0.35 * (1.0 - np.cos(2 * np.pi * s))
+        away = np.sin(2 * np.pi * s)
+        centre = np.stack([1.5 * np.sin(4.0 * out) - 0.5 + 0.2 * away, -0.1 + 0.1 * away, 0.8 + 5.4 * out], 1)
+        omega[:, 1], omega[:, 0] = np.radians(29) * np.sin(5.0 * out), np.radians(4) * away
     elif kind == "side":
         centre = np.stack([2.5 * s - 1.2, np.zeros(frames), np.full(frames, 1.5)], 1)
     elif kind == "rot":

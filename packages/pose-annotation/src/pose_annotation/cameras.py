@@ -108,7 +108,7 @@ def find_camera(
         store.arrays(
             "camera",
             [*here, *[_named(part) for part in parts]],
-            lambda: camera_to_arrays(solve_camera(tracks, video.fps, start, z, config)),
+            lambda: camera_to_arrays(solve_camera(tracks, video.fps, start, z, config, frames)),
         )
     )
     if depth is not None:

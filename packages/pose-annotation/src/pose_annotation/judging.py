@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pose_annotation.outputs import read_json, write_lines
+from pose_annotation.overview import show_verdict
 from pose_annotation.policy import Policy, load_policy
 
 
@@ -31,8 +32,8 @@ def read_records(out: str | Path) -> list[dict[str, Any]]:
 def judge_folder(out: str | Path, policy: Policy | None = None) -> Judgement:
     """Judge every clip of a folder; writes `verdicts.jsonl` and, for the kept clips, `manifest.jsonl`.
 
-    The manifest is what the trainer reads (training.md 7.3). Raises ValueError for a folder without records and for a
-    source that the policy does not know.
+    The clips' overview pages show the verdict too. The manifest is what the trainer reads (training.md 7.3). Raises
+    ValueError for a folder without records and for a source that the policy does not know.
     """
     policy, out = policy or load_policy(), Path(out)
     verdicts, rows, reasons = [], [], Counter[str]()
@@ -45,7 +46,9 @@ def judge_folder(out: str | Path, policy: Policy | None = None) -> Judgement:
         if not record["caption"]["accepted"]:
             why.append("caption speaks of the camera")
         reasons.update({_kind(reason) for reason in why})
-        verdicts.append({"id": record["id"], "kept": not why, "reasons": why, "unknown": list(given.unknown)})
+        verdict = {"id": record["id"], "kept": not why, "reasons": why, "unknown": list(given.unknown)}
+        verdicts.append(verdict)
+        show_verdict(out / "overview" / f"{record['id']}.html", verdict, f"{policy.title}, row {record['source']!r}")
         if not why:
             rows.append(_manifest_row(record))
     write_lines(out / "verdicts.jsonl", verdicts)

@@ -23,8 +23,9 @@ _FREE = {"fixed": (), "shared_f": (6,), "per_frame_f": (6,), "per_frame_f_pp": (
 class LensPrior:
     """Weights of the beliefs, in units of squared pixels.
 
-    `smooth_f` weighs second differences of log focal length per frame squared, `smooth_c` those of the principal point
-    in image widths; `focal` is the weight of `log_f`, a belief about the mean log focal length (None: no belief).
+    `smooth_f` weighs second differences of log focal length per sixteenth of a second squared, `smooth_c` those of the
+    principal point in image widths; `fps` is the frame rate, so that a zoom is as likely however fast the frames come.
+    `focal` is the weight of `log_f`, a belief about the mean log focal length (None: no belief).
     `depth_scale` weighs the log scale by which the depth map of a frame may be wrong, the same for all its pixels.
     """
 
@@ -35,6 +36,7 @@ class LensPrior:
     focal: float = 0.0
     log_f: float | None = None
     depth_scale: float = 16.0
+    fps: float = 16.0
 
 
 def lens_rows(
@@ -42,6 +44,7 @@ def lens_rows(
 ) -> tuple[sparse.csr_matrix, Array]:
     """Rows (A, b) over (n * 11) camera parameters for frames at `times` (n,) in frames, around centre (2,) px."""
     n, unit = len(times), 0.02 * max(size)
+    times = times * (16.0 / prior.fps)
     rows: list[tuple[list[int], list[float], float]] = []
     free = _FREE[level]
     smooth = {6: np.sqrt(prior.smooth_f), 7: np.sqrt(prior.smooth_f)}

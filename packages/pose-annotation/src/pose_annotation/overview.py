@@ -1,4 +1,8 @@
-"""One page a clip, to be looked at: the path from above, the lens, the residuals, some frames, the scores."""
+"""One page a clip, to be looked at: the verdict, the path from above, the lens, the residuals, some frames, the scores.
+
+A page is drawn before its clip is judged, and a clip can be judged again: the verdict has a place of its own in the
+page, where `show_verdict` puts the last one.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +26,13 @@ _BLUE, _RED, _GREY = "#2563eb", "#dc2626", "#9ca3af"
 _STYLE = (
     "body{font:15px/1.45 system-ui,sans-serif;max-width:1080px;margin:24px auto;padding:0 16px;color:#1f2430}"
     "img{max-width:100%}table{border-collapse:collapse}td,th{padding:2px 14px 2px 0;text-align:left;"
-    "font-variant-numeric:tabular-nums}.bad{color:#b91c1c}.strip{display:flex;gap:4px}.strip img{width:16.3%}"
+    "font-variant-numeric:tabular-nums}.strip{display:flex;gap:4px}.strip img{width:16.3%}"
+    ".verdict{border-left:5px solid #9ca3af;background:#f3f4f6;padding:8px 14px;margin:14px 0}.verdict p{margin:0}"
+    ".verdict ul{margin:4px 0 0}.kept{border-color:#15803d;background:#f0fdf4}"
+    ".rejected{border-color:#b91c1c;background:#fef2f2}"
 )
+_BEGIN, _END = "<!--verdict-->", "<!--/verdict-->"
+_NOT_JUDGED = '<div class="verdict"><p>Not judged yet.</p></div>'
 
 
 def draw_overview(path: Path, record: dict[str, Any], camera: CameraTrack, frames: NDArray[np.uint8]) -> None:
@@ -48,10 +57,46 @@ def draw_overview(path: Path, record: dict[str, Any], camera: CameraTrack, frame
     write_text(
         path,
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-        f'<h1>{title}</h1><table>{rows}</table><div class="strip">{strip}</div>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<h1>{title}</h1>{_BEGIN}{_NOT_JUDGED}{_END}"
+        f'<table>{rows}</table><div class="strip">{strip}</div>'
         f'<img src="{_figure(camera, record["fps"])}" alt="path, lens and residuals"><h2>Scores</h2>'
         f"<table>{scores}</table></html>\n",
     )
+
+
+def draw_unsolved(path: Path, record: dict[str, Any]) -> None:
+    """Write the page of a clip whose camera was not found."""
+    title = html.escape(record["id"])
+    write_text(
+        path,
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+        f"<h1>{title}</h1>{_BEGIN}{_NOT_JUDGED}{_END}<p>No camera: {html.escape(record['reason'])}</p></html>\n",
+    )
+
+
+def show_verdict(path: Path, verdict: dict[str, Any], policy: str) -> None:
+    """Put a clip's verdict (a row of verdicts.jsonl) and the name of the policy into its page, over an older one.
+
+    A page that is not there, or was written before pages had verdicts, is left alone.
+    """
+    try:
+        page = path.read_text(encoding="utf-8")
+    except OSError:
+        return
+    before, found, rest = page.partition(_BEGIN)
+    _, closed, after = rest.partition(_END)
+    if not (found and closed):
+        return
+    word, kind = ("Kept", "kept") if verdict["kept"] else ("Rejected", "rejected")
+    lines = [f"<p><strong>{word}</strong> by {html.escape(policy)}{':' if verdict['reasons'] else '.'}</p>"]
+    if verdict["reasons"]:
+        lines.append("<ul>" + "".join(f"<li>{html.escape(reason)}</li>" for reason in verdict["reasons"]) + "</ul>")
+    if verdict.get("unknown"):
+        lines.append(f"<p>Not measured, so not judged: {html.escape(', '.join(verdict['unknown']))}.</p>")
+    new = f'{before}{_BEGIN}<div class="verdict {kind}">{"".join(lines)}</div>{_END}{after}'
+    if new != page:
+        write_text(path, new)
 
 
 def _jpeg(frame: NDArray[np.uint8]) -> str:
@@ -108,13 +153,25 @@ def _wedge(c2w: Array, lens: Array, width: int, length: float) -> Array:
 
 
 def _lens(axes: Axes, camera: CameraTrack, times: Array) -> None:
-    focal = camera.intrinsics[:, 0]
-    axes.plot(times, focal, color=_BLUE, lw=1.2, label="fx")
-    axes.plot(times, camera.intrinsics[:, 1], color=_RED, lw=0.8, ls="--", label="fy")
-    if np.isfinite(camera.focal_std).all():
-        band = np.minimum(camera.focal_std, 1.0) * focal
-        axes.fill_between(times, focal - band, focal + band, color=_BLUE, alpha=0.15, lw=0)
+    """The focal lengths at the scale of what they do, but a shaking of 1 % is not drawn as a mountain range."""
+    focal, other = camera.intrinsics[:, 0], camera.intrinsics[:, 1]
     middle = float(np.median(focal))
-    axes.set_ylim(min(0.8 * middle, float(focal.min())), max(1.2 * middle, float(focal.max())))
-    axes.set_title("focal length, px, with one standard deviation")
+    square = bool(np.abs(other / focal - 1.0).max() < 1e-4)
+    low, high = float(min(focal.min(), other.min())), float(max(focal.max(), other.max()))
+    known = bool(np.isfinite(camera.focal_std).all())
+    if known:
+        band = np.minimum(camera.focal_std, 1.0) * focal
+        axes.fill_between(times, focal - band, focal + band, color=_BLUE, alpha=0.18, lw=0)
+        # A wide band must not press the curve flat: it may run out of the picture.
+        room = max(2.0 * (high - low), 0.1 * middle)
+        low, high = max(low - room, float((focal - band).min())), min(high + room, float((focal + band).max()))
+    pad = max(0.08 * (high - low), 0.5 * (0.04 * middle - (high - low)), 0.0)
+    axes.set_ylim(low - pad, high + pad)
+    axes.plot(times, focal, color=_BLUE, lw=1.6, label="fx = fy" if square else "fx")
+    if not square:
+        axes.plot(times, other, color=_RED, lw=1.0, ls="--", label="fy")
+    wide = 2 * np.degrees(np.arctan(camera.size[1] / (2 * focal)))
+    span = f"{wide.min():.1f}" if np.ptp(wide) < 0.05 else f"{wide.min():.1f} to {wide.max():.1f}"
+    axes.set_title(f"focal length, px{', with one standard deviation' if known else ''}; {span} degrees wide")
+    axes.grid(alpha=0.25)
     axes.legend(fontsize=8)

@@ -7,7 +7,7 @@ away, so that neither a lamp nor an automatic exposure moves a match. Nothing de
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,9 +77,9 @@ class Patches:
         solver = np.einsum("nij,njk->nik", np.linalg.inv(normal).astype(np.float32), weighted)
         return Patches(reach, values, solver)
 
-    def keep(self, mask: NDArray[np.bool_]) -> Patches:
-        """The patches where mask (n,) is true."""
-        return Patches(self.reach, self.values[mask], self.solver[mask])
+    def keep(self, rows: NDArray[np.bool_] | NDArray[np.integer[Any]]) -> Patches:
+        """The patches where `rows` (n,) is true, or with these numbers."""
+        return Patches(self.reach, self.values[rows], self.solver[rows])
 
     def join(self, other: Patches) -> Patches:
         """These patches and then those."""

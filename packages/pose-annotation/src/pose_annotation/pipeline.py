@@ -18,8 +18,8 @@ from pose_annotation.backends import DepthBackend, PoseBackend, ScoreBackend, Tr
 from pose_annotation.cameras import GivenPath, find_camera
 from pose_annotation.captions import Captioner, NoCaptioner, write_caption
 from pose_annotation.opencv import cv2
-from pose_annotation.outputs import digest_of, read_json, write_array, write_arrays, write_json, write_text, write_video
-from pose_annotation.overview import draw_overview
+from pose_annotation.outputs import digest_of, read_json, write_array, write_arrays, write_json, write_video
+from pose_annotation.overview import draw_overview, draw_unsolved
 from pose_annotation.scores import camera_scores, picture_scores
 from pose_annotation.settings import VERSION, Request, Settings
 from pose_annotation.solve import Unsolvable
@@ -189,7 +189,7 @@ def _annotate_window(job: _Job, window: Window, report: Callable[[str], None]) -
         _write_camera(job, clip, camera, window, scale)
         draw_overview(job.out / "overview" / f"{clip}.html", entry, camera, pictures)
     else:
-        write_text(job.out / "overview" / f"{clip}.html", f"<!doctype html><title>{clip}</title><p>{clip}: {reason}\n")
+        draw_unsolved(job.out / "overview" / f"{clip}.html", entry)
     write_json(record, entry)
     report(f"{clip}: {len(pictures)} frames, {', '.join(entry['flags']) or 'no doubts'}{reason and ': ' + reason}")
     return clip

@@ -33,6 +33,12 @@ class Policy:
     sources: Mapping[str, Mapping[str, tuple[float, float]]]
     reject_flags: tuple[str, ...]
     mode: str = "lenient"
+    name: str = "the policy given"
+
+    @property
+    def title(self) -> str:
+        """What to call it where a person reads it."""
+        return f"{self.name} ({self.mode})"
 
     def require_source(self, source: str) -> None:
         """Raise ValueError when there is no row for this source."""
@@ -77,7 +83,7 @@ def load_policy(path: str | Path | None = None, mode: str = "lenient") -> Policy
             f"{name} is no policy ({error}); allowed: tables [camera], [flags], [source.NAME] of ranges; "
             "example: flow = [3.0, 80.0]"
         ) from None
-    return Policy(camera, sources, flags, mode)
+    return Policy(camera, sources, flags, mode, "the built-in policy" if path is None else Path(path).name)
 
 
 def _range(value: object) -> tuple[float, float]:

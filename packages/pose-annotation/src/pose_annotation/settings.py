@@ -11,7 +11,7 @@ from typing import Any
 from pose_annotation.lens_prior import LEVELS
 from pose_annotation.windows import WindowRule
 
-VERSION = 4  # of the stages; another one makes stored results stale
+VERSION = 5  # of the stages; another one makes stored results stale
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pose_annotation.adjust import State, adjust, covariance, lens_from_intrinsics, residuals
 from pose_annotation.lens_prior import LEVELS, LensPrior, freedom, lens_rows
 from pose_annotation.mapping import Map
+from pose_annotation.relinking import Pictures, find_again, pictures_of
 from pose_annotation.rotations import interpolate_poses
 from pose_annotation.starts import Unsolvable, best_map
 from pose_annotation.threads import one_thread
@@ -41,6 +42,7 @@ class SolveConfig:
         dense_frames: Up to this many frames all are adjusted together; longer clips adjust keyframes, then the rest.
         most_keyframes: Keyframes are thinned to this number.
         depth_weight: Weight of log depth against squared pixels.
+        relinks: How often lost points are searched again, where there are pictures.
         prior: Beliefs about the lens.
     """
 
@@ -50,6 +52,7 @@ class SolveConfig:
     dense_frames: int = 120
     most_keyframes: int = 150
     depth_weight: float = 20.0
+    relinks: int = 2
     prior: LensPrior = field(default_factory=LensPrior)
 
     def __post_init__(self) -> None:
@@ -64,17 +67,20 @@ def solve_camera(
     intrinsics: Array | None = None,
     depth: Array | None = None,
     config: SolveConfig | None = None,
+    frames: NDArray[np.uint8] | None = None,
 ) -> CameraTrack:
     """Solve the camera of a clip from tracks.
 
     Args:
         fps: Frames per second, for the motion threshold of a static camera.
+        frames: (f, H, W, 3) or (f, H, W) the pictures, where points that were lost are searched again; None: nowhere.
         intrinsics: (4,) or (f, 4) fx, fy, cx, cy px to start from; with level "fixed" they are kept.
         depth: (m,) metric or relative depth at every observation of the tracks, nan where unknown.
 
     Raises Unsolvable when too little moves together, ValueError for shapes that do not fit. Reference: annotate.md 2.4.
     """
     config = config or SolveConfig()
+    config = replace(config, prior=replace(config.prior, fps=fps))
     start = _start_lens(tracks, intrinsics, config)
     if depth is not None and depth.shape != tracks.frame.shape:
         raise ValueError(f"depth has shape {depth.shape}; allowed: one value an observation, {tracks.frame.shape}")
@@ -91,13 +97,13 @@ def solve_camera(
     found, ambiguous = best_map(tracks, keyframes, start, depth, config)
     level = config.level
     flags: set[str] = {"ambiguous"} if ambiguous else set()
-    solved, found = _finish(found, tracks, level, config)
+    solved, found = _finish(found, level, config, frames)
     focal_std = solved.focal_std
     if level != "fixed" and not (np.nanmax(focal_std) <= UNSURE_LOG_F and _lens_matters(found, config)):
         flags.add("focal_unobservable")
-        if level != "shared_f":
-            solved, found = _finish(found, tracks, "shared_f", config)
-            solved = replace(solved, focal_std=focal_std)
+        believing = replace(config, prior=_belief(config.prior, start, solved))
+        solved, found = _finish(found, "shared_f", believing, None)
+        solved = replace(solved, focal_std=focal_std)
     fov = 2 * np.degrees(np.arctan(tracks.size[1] / (2 * solved.intrinsics[:, 0])))
     if level != "fixed" and (fov.min() < FOV_LIMITS_DEG[0] or fov.max() > FOV_LIMITS_DEG[1]):
         flags.add("focal_unobservable")
@@ -108,6 +114,19 @@ def solve_camera(
     if depth is None and solved.extra["rmse_px"] > MOST_RMSE_PX * max(1.0, tracks.size[1] / 640.0):
         flags.add("poor_fit")
     return replace(solved, flags=tuple(sorted(flags | set(solved.flags))))
+
+
+def _belief(prior: LensPrior, start: Array, solved: CameraTrack) -> LensPrior:
+    """A belief in the lens to start from, as strong as the evidence that a lens needs to count as seen.
+
+    Where the tracks do not show the lens, their noise picks one, and another one when the clip is played backwards. So
+    a lens a fifth from the first guess has to explain the tracks better by as much as `_lens_matters` asks for.
+    """
+    if prior.log_f is not None:
+        return prior
+    energy = 0.5 * solved.extra["observations"] * solved.extra["rmse_px"] ** 2
+    weight = 2.0 * (LEAST_RISE - 1.0) * energy / np.log(1.2) ** 2
+    return replace(prior, focal=float(weight), log_f=float(np.mean(np.log(start[..., 0]))))
 
 
 def _lens_matters(found: Map, config: SolveConfig) -> bool:
@@ -183,7 +202,7 @@ class _Dense(NamedTuple):
     is_keyframe: NDArray[np.bool_]
 
 
-def _finish(found: Map, tracks: Tracks, level: str, config: SolveConfig) -> tuple[CameraTrack, Map]:
+def _finish(found: Map, level: str, config: SolveConfig, frames: NDArray[np.uint8] | None) -> tuple[CameraTrack, Map]:
     """Adjust keyframes at the level wanted, fill in every frame, adjust again where affordable, and measure."""
     for limit in (8.0, 3.3, 2.5):
         found.reject(limit)
@@ -192,6 +211,9 @@ def _finish(found: Map, tracks: Tracks, level: str, config: SolveConfig) -> tupl
     found.refine(grow, config.prior, 10, 1.0, 1e-5)
     found.reject(2.5)
     found.refine(level, config.prior, 15, 1.0, 1e-6)
+    if frames is not None:
+        found = _relinked(found, pictures_of(frames), level, config)
+    tracks = found.view.tracks
     dense = _infill(found, tracks, level, config)
     whole = dense.whole
     if tracks.frames <= config.dense_frames:
@@ -206,6 +228,17 @@ def _finish(found: Map, tracks: Tracks, level: str, config: SolveConfig) -> tupl
         whole.place_points()
         whole.refine(level, config.prior, 20, 1.0, 1e-7)
     return _measure(whole, found, dense.is_keyframe, level, config), found
+
+
+def _relinked(found: Map, picture: Pictures, level: str, config: SolveConfig) -> Map:
+    """The map with its lost points found again and adjusted to them; a better map finds more, so more than once."""
+    for _ in range(config.relinks):
+        found, count = find_again(found, picture)
+        if not count:
+            break
+        found.refine(level, config.prior, 8, 1.0, 1e-5)
+        found.reject(2.5)
+    return found
 
 
 def _infill(found: Map, tracks: Tracks, level: str, config: SolveConfig) -> _Dense:
