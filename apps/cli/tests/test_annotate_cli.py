@@ -1,6 +1,8 @@
 """sana-wm annotate from the command line: a video in, a folder the trainer reads out, mistakes in one line."""
 
+import importlib.util
 import json
+import sys
 from fractions import Fraction
 
 import av
@@ -46,6 +48,28 @@ def test_a_video_becomes_a_folder_that_is_judged_exported_and_measured(video, tm
     camera = next((tmp_path / "b").glob("*.npz"))
     measured = run("eval", camera, camera)
     assert measured.exit_code == 0 and "rotation after averaging" in measured.output
+
+
+def test_view_saves_a_recording_or_says_what_is_missing(video, tmp_path, monkeypatch):
+    out, file = tmp_path / "out", tmp_path / "slide.rrd"
+    assert run(video, "--out", out, "--intrinsics", "120,120,80,48").exit_code == 0
+    if importlib.util.find_spec("rerun") is not None:
+        shown = run("view", out, "--save", file)
+        assert shown.exit_code == 0 and "1 clips; open it with: rerun" in shown.output, shown.output
+        assert file.stat().st_size > 10_000
+        file.unlink()
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    cases = [
+        (["view", out, "--save", file], "rerun is not installed; allowed: uv pip install 'pose-annotation[rerun]'"),
+        (["view", out, "--save", tmp_path / "slide.mp4"], "allowed: a file that ends in .rrd"),
+        (["view", out, "--clip", "other"], "clip is 'other'; allowed: slide-"),
+        (["view", tmp_path / "gone"], "holds no records"),
+    ]
+    for arguments, message in cases:
+        result = run(*arguments)
+        assert result.exit_code == 2 and message in result.output, (arguments, result.output)
+        assert len(result.output.strip().splitlines()) == 1
+    assert not file.exists()
 
 
 def test_mistakes_exit_with_2_in_one_line_and_write_nothing(video, tmp_path):

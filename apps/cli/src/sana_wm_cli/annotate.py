@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sana_wm_cli.annotate_export import evaluate, export
+from sana_wm_cli.annotate_export import evaluate, export, view
 from sana_wm_cli.annotate_options import (
     Captions,
     Depth,
@@ -59,6 +59,7 @@ app = typer.Typer(
 )
 
 app.command()(export)
+app.command()(view)
 app.command("eval")(evaluate)
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the clips; the same call goes on where it stopped.")]

@@ -1,4 +1,4 @@
-"""sana-wm annotate export and eval: other programs' files, and one path measured against another."""
+"""sana-wm annotate export, view and eval: other programs' files, the rerun viewer, one path against another."""
 
 from __future__ import annotations
 
@@ -23,6 +23,22 @@ def export(
 
     written = export_folder(folder, out, to, every=every)
     typer.echo(f"{out}: {len(written)} files")
+
+
+def view(
+    folder: Annotated[Path, typer.Argument(help="Folder written by sana-wm annotate.")],
+    clip: Annotated[str | None, typer.Option("--clip", help="Only the clip of this id.")] = None,
+    save: Annotated[Path | None, typer.Option("--save", help="Write a recording (.rrd) and open no window.")] = None,
+    kept: Annotated[bool, typer.Option("--kept", help="Leave out the clips that were rejected.")] = False,
+) -> None:
+    """Look at poses, lenses and points in the rerun viewer (extra pose-annotation[rerun]).
+
+    Example: sana-wm annotate view walk --save walk.rrd
+    """
+    from pose_annotation.viewing import view_folder
+
+    shown = view_folder(folder, clip=clip, save=save, every=not kept)
+    typer.echo(f"{save or folder}: {len(shown)} clips{f'; open it with: rerun {save}' if save else ''}")
 
 
 def evaluate(
