@@ -2,7 +2,7 @@
 
 For rendering more clips from a reconstruction (point cloud or Gaussian splats): ten splines near the capture's own
 cameras and thirty paths of eight families, kept near the cameras, smoothed, and tested before anything is rendered.
-Rendering itself is the caller's: gsplat, or any renderer of points. Reference: annotate.md 2.7, paper Data.
+`splats.py` reads .ply scenes, `backends/gsplat_renderer.py` draws them. Reference: annotate.md 2.7, paper Data.
 """
 
 from __future__ import annotations

@@ -219,11 +219,11 @@ def _finish(found: Map, level: str, config: SolveConfig, frames: NDArray[np.uint
     if tracks.frames <= config.dense_frames:
         whole.place_points()
         whole.reject(4.0)
-        whole.refine(level, config.prior, 10, 1.0, 1e-6)
+        whole.refine(level, config.prior, 10, 1.0, 1e-4)
         if whole.view.depth is None:
             # The cameras are good now; the points, placed when they were rough, may not be.
             whole.place_again()
-            whole.refine(level, config.prior, 10, 1.0, 1e-6)
+            whole.refine(level, config.prior, 10, 1.0, 1e-4)
         whole.reject(2.5)
         whole.place_points()
         whole.refine(level, config.prior, 20, 1.0, 1e-7)
