@@ -1,13 +1,15 @@
 """One training step of the pocket world: this trainer beside the same step written with diffusers' transformer.
 
-    python packages/sana-wm-core/bench/train_step.py [--batch 4] [--steps 5] [--threads 2] [--compute fp32]
+    python packages/sana-wm-core/bench/train_step.py [--batch 4] [--steps 12] [--compute bf16] [--threads 2]
 
 Both train the pocket world's configuration on the same latents of its size with the same noise: forward, masked squared
-error, backward, clipping, AdamW. First their losses and all gradients are compared, in float32 and with every weight
-drawn so that no branch is silent; a difference ends the script. Then each side is timed in processes of its own, in
-turns. Printed are seconds a step (median of all rounds, and the spread) and peak memory, with what the process took
-before its first step. Our side keeps the memory it frees, as `sana-wm train` does (training/heap.py); `--heap plain`
-leaves the C library as diffusers' side has it.
+error, backward, clipping, AdamW, in the number type of the pocket's recipe (bf16: autocast, weights stay float32) or in
+float32. First their losses and all gradients are compared, in float32 and with every weight drawn so that no branch is
+silent; a difference ends the script. Then each side gets a process of its own and a few steps to warm up, and the two
+take turns, step by step, so that a busy moment of the machine meets both. Printed are seconds a step (median and
+range), the median of the ratios of neighbouring steps, and peak memory with what the process took before its first
+step. Our side keeps the memory it frees, as `sana-wm train` does (training/heap.py); `--heap plain` leaves the C
+library as diffusers' side has it.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ SIDES = ("ours", "diffusers")
 # Of the loss and of all gradients together; and of a single parameter's. Softmax blocks round to bfloat16 on both
 # sides, as published, so that gradients which nearly cancel (those of key biases) differ by their rounding.
 TOLERANCE, EACH = 1e-3, 5e-2
+# Steps until a process has the memory that the next ones need.
+WARM_UP = 4
 
 
 def main() -> None:
@@ -33,49 +37,67 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=(*SIDES, "compare"), help="only this, in this process")
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=5, help="timed steps of a round, after one that is not")
-    parser.add_argument("--rounds", type=int, default=2, help="processes a side, the sides in turns")
+    parser.add_argument("--steps", type=int, default=12, help="timed steps of a side")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--frames", type=int, default=9, help="latent frames; 9 is a whole clip")
     parser.add_argument("--layers", type=int, default=0, help="blocks; 0 = the pocket world's")
-    parser.add_argument("--compute", choices=("fp32", "bf16"), default="fp32", help="bf16 = autocast, on both sides")
+    parser.add_argument("--compute", choices=("fp32", "bf16"), default="bf16", help="bf16 = autocast, on both sides")
     parser.add_argument("--heap", choices=("trainer", "plain"), default="trainer", help="freed memory on our side")
     given = parser.parse_args()
     words = [w for k, v in vars(given).items() if k != "part" for w in (f"--{k}", str(v))]
     if given.part == "compare":
         print(compare(given))
     elif given.part:
-        print(json.dumps(measure(given)))
+        serve_steps(given)
     else:
-        print(_child(["--part", "compare", *words]), end="", flush=True)
-        found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-        for _ in range(given.rounds):
-            for side in SIDES:
-                found[side].append(json.loads(_child(["--part", side, *words])))
-        medians = {side: _report(side, given, rows) for side, rows in found.items()}
-        print(f"ours is {medians['diffusers'] / medians['ours']:.2f} times as fast")
+        child = _child(["--part", "compare", *words])
+        print(child.communicate()[0], end="", flush=True)
+        if child.returncode:
+            sys.exit(child.returncode)
+        race(given, words)
 
 
-def _child(words: list[str]) -> str:
-    done = subprocess.run([sys.executable, __file__, *words], check=False, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(done.returncode)
-    return done.stdout
+def race(given: argparse.Namespace, words: list[str]) -> None:
+    """Let the sides take turns, and print what each step took."""
+    children = {side: _child(["--part", side, *words]) for side in SIDES}
+    rows = {side: [_ask(child)] for side, child in children.items()}
+    for _ in range(given.steps):
+        for side, child in children.items():
+            rows[side].append(_ask(child))
+    for child in children.values():
+        child.communicate()
+    seconds = {side: [row["seconds"] for row in found[1:]] for side, found in rows.items()}
+    for side, found in rows.items():
+        took = seconds[side]
+        print(
+            f"{side:10s} batch {given.batch} {given.compute} on {given.threads} threads: "
+            f"{statistics.median(took):.3f} s a step ({min(took):.3f} to {max(took):.3f}, n = {len(took)}), "
+            f"peak {found[-1]['peak_gib']:.2f} GiB, {found[0]['before_gib']:.2f} before"
+        )
+    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
+    print(f"ours is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
-def _report(side: str, given: argparse.Namespace, rows: list[dict[str, Any]]) -> float:
-    seconds = [s for row in rows for s in row["seconds"]]
-    peak, before = (max(row[key] for row in rows) for key in ("peak_gib", "before_gib"))
-    median = statistics.median(seconds)
-    print(
-        f"{side:10s} batch {given.batch} {given.compute} on {given.threads} threads: {median:.3f} s a step "
-        f"({min(seconds):.3f} to {max(seconds):.3f}, n = {len(seconds)}), peak {peak:.2f} GiB, {before:.2f} before"
+def _child(words: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, __file__, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    return median
 
 
-def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """Time the steps of one side."""
+def _ask(child: subprocess.Popen[str]) -> dict[str, Any]:
+    """One more step of a child, or of warming up."""
+    assert child.stdin is not None and child.stdout is not None
+    child.stdin.write("step\n")
+    child.stdin.flush()
+    answer = child.stdout.readline()
+    if not answer:
+        sys.exit(child.wait() or 1)
+    found: dict[str, Any] = json.loads(answer)
+    return found
+
+
+def serve_steps(given: argparse.Namespace) -> None:
+    """Warm up when first asked, train a step whenever asked again, and answer with its time and the memory."""
     import torch
     from sana_wm_core.training.heap import keep_freed_memory
 
@@ -85,13 +107,12 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     model = make_model(given.part, given.layers)
     step = make_step(model, given)
     before_gib = _peak_gib()
-    step()
-    seconds = []
-    for _ in range(given.steps):
+    for number, _ in enumerate(sys.stdin):
         started = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - started)
-    return {"seconds": seconds, "peak_gib": _peak_gib(), "before_gib": before_gib}
+        for _ in range(1 if number else WARM_UP):
+            step()
+        seconds = time.perf_counter() - started
+        print(json.dumps({"seconds": seconds, "peak_gib": _peak_gib(), "before_gib": before_gib}), flush=True)
 
 
 def compare(given: argparse.Namespace) -> str:

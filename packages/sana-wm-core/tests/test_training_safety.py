@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from sana_wm_core.training.checkpoint import complete, latest, read_weights
 
 sys.path.insert(0, str(Path(__file__).parent))
+from training_ranks import start
 from training_toys import make_stage, make_trainer, write_clips
 
 CADENCE, KILLS = 2, 10
@@ -48,7 +48,7 @@ def _lines(events: Path) -> list[list[str]]:
     return [line.split() for line in events.read_text().splitlines() if len(line.split()) == 2]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(os.name != "posix", reason="a clean server of processes needs POSIX")
 def test_killed_runs_lose_no_more_than_the_last_cadence(tmp_path: Path) -> None:
     clips, out, events = write_clips(tmp_path / "clips"), tmp_path / "run", tmp_path / "events"
     first = make_trainer(make_stage(train={"steps": 10_000}, saving={"every": CADENCE, "keep": 2}), clips, out)
@@ -58,20 +58,14 @@ def test_killed_runs_lose_no_more_than_the_last_cadence(tmp_path: Path) -> None:
     caught = set()
     for _ in range(KILLS):
         events.unlink(missing_ok=True)
-        child = os.fork()
-        if child == 0:
-            try:
-                torch.set_num_threads(1)
-                _train(clips, out, events)
-            finally:
-                os._exit(1)
+        child = start(_train, clips, out, events)
         wanted, deadline = dice.randint(1, 7), time.monotonic() + 120
         while len(_lines(events)) < wanted and time.monotonic() < deadline:
-            assert os.waitpid(child, os.WNOHANG) == (0, 0), "training ended by itself"
+            assert child.is_alive(), "training ended by itself"
             time.sleep(0.002)
         time.sleep(dice.random() * 0.02)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        child.kill()
+        child.join()
         done = _lines(events)
         caught.add(done[-1][0])
         steps = [int(number) for what, number in done if what == "step"]

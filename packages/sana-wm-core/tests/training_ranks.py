@@ -1,6 +1,6 @@
-"""Run a function on several ranks of gloo on this machine.
+"""Run a function in another process: on several ranks of gloo on this machine, or on its own.
 
-Ranks are forked from a server process that imported torch and did nothing else: a fork of the test process itself
+Processes are forked from a server process that imported torch and did nothing else: a fork of the test process itself
 cannot run autograd once any earlier test started its threads.
 """
 
@@ -11,6 +11,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,18 @@ def on_ranks(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
             if not ok:
                 raise RuntimeError(f"rank {rank} of {size}:\n{value}")
         return [value for _, value in results]
+
+
+def start(work: Callable[..., None], *args: Any) -> BaseProcess:
+    """A process that runs work(*args), a function of a test module, on one thread."""
+    child = _SERVER.Process(target=_alone, args=(work.__code__.co_filename, work.__name__, args))
+    child.start()
+    return child
+
+
+def _alone(file: str, name: str, args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    getattr(_module(file), name)(*args)
 
 
 def _work(rank: int, size: int, folder: str, file: str, name: str, args: tuple[Any, ...]) -> None:

@@ -15,9 +15,11 @@ from gdn_kernels import frame_gdn
 from torch import Tensor, nn
 
 from sana_wm_core.config import TransformerConfig
+from sana_wm_core.model.attention import attention
 from sana_wm_core.model.camera import gdn_camera, softmax_camera
 from sana_wm_core.model.clip import Clip
 from sana_wm_core.model.layers import RMSNorm, rotate
+from sana_wm_core.model.linear import Linear
 
 
 class Gates(NamedTuple):
@@ -42,17 +44,17 @@ class Mixer(nn.Module):
         super().__init__()
         c, heads = config.hidden_size, config.heads
         self.heads, self.head_width = heads, config.linear_head_dim
-        self.qkv = nn.Linear(c, 3 * c, bias=False)
+        self.qkv = Linear(c, 3 * c, bias=False)
         self.q_norm, self.k_norm = _norms(c, config.qk_norm)
         # Softmax blocks carry the gate parameters too; the published files have them.
-        self.beta_proj = nn.Linear(c, heads)
-        self.gate_proj = nn.Linear(c, heads)
+        self.beta_proj = Linear(c, heads)
+        self.gate_proj = Linear(c, heads)
         self.A_log = nn.Parameter(_first_decay(heads))
         self.dt_bias = nn.Parameter(torch.full((heads,), -5.0))
         self.register_buffer("recall_gate", torch.zeros(1))
-        self.output_gate = nn.Linear(c, c)
-        self.proj = nn.Linear(c, c)
-        self.q_proj_cam, self.k_proj_cam, self.v_proj_cam, self.out_proj_cam = (nn.Linear(c, c) for _ in range(4))
+        self.output_gate = Linear(c, c)
+        self.proj = Linear(c, c)
+        self.q_proj_cam, self.k_proj_cam, self.v_proj_cam, self.out_proj_cam = (Linear(c, c) for _ in range(4))
         self.q_norm_cam, self.k_norm_cam = _norms(c, config.qk_norm)
 
     def forward(self, u_bnc: Tensor, clip: Clip) -> Tensor:
@@ -142,14 +144,6 @@ class SoftmaxAttention(Mixer):
         """Type to which queries, keys and values are rounded."""
         return torch.bfloat16 if self.round_to_bfloat16 and x.dtype == torch.float32 else x.dtype
 
-    def working_dtype(self, x: Tensor) -> torch.dtype:
-        """Type in which rounded numbers attend: that of x in training on a processor, else the one they are rounded to.
-
-        A processor takes twice as long to differentiate attention in bfloat16 as in float32.
-        """
-        in_training = torch.is_grad_enabled() and x.device.type == "cpu"
-        return x.dtype if in_training else self.attention_dtype(x)
-
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, clip: Clip, name: str, scale: float, bias: Tensor | None = None
     ) -> Tensor:
@@ -166,23 +160,15 @@ class SoftmaxAttention(Mixer):
         if past_k is not None and past_v is not None:
             before = past_k.shape[1]
             k, v = torch.cat([past_k.to(dtype), k], dim=1), torch.cat([past_v.to(dtype), v], dim=1)
-        work = self.working_dtype(q)
-        q_bhnd, k_bhnd, v_bhnd = (part.to(dtype).to(work).transpose(1, 2) for part in (q, k, v))
-        bias = None if bias is None else F.pad(bias.to(work), (before, 0))
+        q_bhnd, k_bhnd, v_bhnd = (part.to(dtype).transpose(1, 2) for part in (q, k, v))
+        bias = None if bias is None else F.pad(bias, (before, 0))
         s = q.shape[1] // clip.frames
         parts = []
         for first, end in clip.bounds:
             seen = slice(0, before + end * s)
+            asking = q_bhnd[:, :, first * s : end * s]
             part_bias = None if bias is None else bias[..., seen]
-            parts.append(
-                F.scaled_dot_product_attention(
-                    q_bhnd[:, :, first * s : end * s],
-                    k_bhnd[:, :, seen],
-                    v_bhnd[:, :, seen],
-                    attn_mask=part_bias,
-                    scale=scale,
-                )
-            )
+            parts.append(attention(asking, k_bhnd[:, :, seen], v_bhnd[:, :, seen], mask=part_bias, scale=scale))
         out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
         return out.transpose(1, 2).to(q.dtype)
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from gdn_kernels import frame_gdn, frame_gdn_cp, short_conv
 from torch import Tensor
 
 from sana_wm_core.model import SanaWMTransformer
+from sana_wm_core.model.attention import attention
 from sana_wm_core.model.clip import Clip
 from sana_wm_core.model.dit import chunk_bounds
 from sana_wm_core.model.layers import GatedConvFFN
@@ -154,23 +154,18 @@ class ShardedAttention(SoftmaxAttention):
         """As SoftmaxAttention.attend; padding keys are cut off, so the bias of padding is not needed."""
         if not isinstance(clip, ShardedClip):
             return super().attend(q, k, v, clip, name, scale, bias)
-        dtype, work, piece = self.attention_dtype(q), self.working_dtype(q), clip.piece
+        dtype, piece = self.attention_dtype(q), clip.piece
         s = q.shape[1] // clip.frames
-        k_bhnd, v_bhnd = (
-            gather(x.to(dtype), piece.group)[:, : piece.frames * s].to(work).transpose(1, 2) for x in (k, v)
-        )
-        q_bhnd = q.to(dtype).to(work).transpose(1, 2)
+        k_bhnd, v_bhnd = (gather(x.to(dtype), piece.group)[:, : piece.frames * s].transpose(1, 2) for x in (k, v))
+        q_bhnd = q.to(dtype).transpose(1, 2)
         ends = [*clip.all_chunks[1:], piece.local * piece.size]
         parts = []
         for a, b in zip(clip.all_chunks, ends, strict=True):
             lo, hi = max(a, piece.first) - piece.first, min(b, piece.first + piece.local) - piece.first
             if lo < hi:
                 seen = min(b, piece.frames) * s
-                parts.append(
-                    F.scaled_dot_product_attention(
-                        q_bhnd[:, :, lo * s : hi * s], k_bhnd[:, :, :seen], v_bhnd[:, :, :seen], scale=scale
-                    )
-                )
+                asking = q_bhnd[:, :, lo * s : hi * s]
+                parts.append(attention(asking, k_bhnd[:, :, :seen], v_bhnd[:, :, :seen], scale=scale))
         return torch.cat(parts, dim=2).transpose(1, 2).to(q.dtype)
 
 
