@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -79,6 +80,13 @@ def test_precisions_that_cannot_be():
     pytest.importorskip("torchao")
     with pytest.raises(ValueError, match="changes nothing"):
         quantize(torch.nn.Linear(8, 8), "fp8")
+
+
+def test_torchao_is_loaded_in_silence():
+    pytest.importorskip("torchao")
+    code = "import torch; from sana_wm_core.precision import import_torchao as load; load('torchao.optim')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""
 
 
 def test_precision_without_torchao_says_what_to_install(monkeypatch):

@@ -81,11 +81,27 @@ def _config(precision: str, device: torch.device) -> Any:
     return _torchao(home, "NVFP4WeightOnlyConfig")()
 
 
-def _torchao(module: str, name: str) -> Callable[..., Any]:
-    import importlib
+def import_torchao(module: str) -> Any:
+    """A module of torchao, without the advice to its authors that PyTorch logs while it is imported.
 
+    Raises:
+        ImportError: It is not installed, or does not fit this PyTorch.
+    """
+    import importlib
+    import logging
+
+    advice = logging.getLogger("torch.utils._pytree")
+    level = advice.level
+    advice.setLevel(logging.ERROR)
     try:
-        return getattr(importlib.import_module(module), name)
+        return importlib.import_module(module)
+    finally:
+        advice.setLevel(level)
+
+
+def _torchao(module: str, name: str) -> Callable[..., Any]:
+    try:
+        return getattr(import_torchao(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"fp8 and fp4 need torchao, which cannot be used here ({error}); install sana-wm-core[quant], or use bf16"

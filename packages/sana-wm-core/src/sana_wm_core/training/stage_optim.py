@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sana_wm_core.precision import import_torchao
 from sana_wm_core.training.parallel.mesh import whole
 from sana_wm_core.training.stages import Optim
 
@@ -27,7 +27,7 @@ def make_optimizer(settings: Optim, parameters: dict[str, nn.Parameter]) -> torc
     if settings.kind == "adamw":
         return torch.optim.AdamW(parameters.values(), **options, foreach=True)
     try:
-        library = importlib.import_module("torchao.optim")
+        library = import_torchao("torchao.optim")
     except ImportError as error:
         raise ValueError(
             "optim.kind=adamw8bit needs torchao: `pip install sana-wm-core[quant]`, or --set optim.kind=adamw"
