@@ -26,7 +26,7 @@ _BLUE, _RED, _GREY = "#2563eb", "#dc2626", "#9ca3af"
 _STYLE = (
     "body{font:15px/1.45 system-ui,sans-serif;max-width:1080px;margin:24px auto;padding:0 16px;color:#1f2430}"
     "img{max-width:100%}table{border-collapse:collapse}td,th{padding:2px 14px 2px 0;text-align:left;"
-    "font-variant-numeric:tabular-nums}.strip{display:flex;gap:4px}.strip img{width:16.3%}"
+    "font-variant-numeric:tabular-nums}.strip{display:flex;gap:4px}.strip img{flex:1;width:0}"
     ".verdict{border-left:5px solid #9ca3af;background:#f3f4f6;padding:8px 14px;margin:14px 0}.verdict p{margin:0}"
     ".verdict ul{margin:4px 0 0}.kept{border-color:#15803d;background:#f0fdf4}"
     ".rejected{border-color:#b91c1c;background:#fef2f2}"
@@ -161,7 +161,7 @@ def _lens(axes: Axes, camera: CameraTrack, times: Array) -> None:
     known = bool(np.isfinite(camera.focal_std).all())
     if known:
         band = np.minimum(camera.focal_std, 1.0) * focal
-        axes.fill_between(times, focal - band, focal + band, color=_BLUE, alpha=0.18, lw=0)
+        axes.fill_between(times, focal - band, focal + band, color=_BLUE, alpha=0.18, lw=0, label="one deviation")
         # A wide band must not press the curve flat: it may run out of the picture.
         room = max(2.0 * (high - low), 0.1 * middle)
         low, high = max(low - room, float((focal - band).min())), min(high + room, float((focal + band).max()))
@@ -172,6 +172,6 @@ def _lens(axes: Axes, camera: CameraTrack, times: Array) -> None:
         axes.plot(times, other, color=_RED, lw=1.0, ls="--", label="fy")
     wide = 2 * np.degrees(np.arctan(camera.size[1] / (2 * focal)))
     span = f"{wide.min():.1f}" if np.ptp(wide) < 0.05 else f"{wide.min():.1f} to {wide.max():.1f}"
-    axes.set_title(f"focal length, px{', with one standard deviation' if known else ''}; {span} degrees wide")
+    axes.set_title(f"focal length, px ({span} degrees wide)")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
