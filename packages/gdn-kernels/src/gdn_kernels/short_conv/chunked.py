@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_ONEDNN = torch.backends.mkldnn.is_available()  # asked once: torch.compile cannot trace the question
+
 
 def short_conv(x_btsc: Tensor, weight_ck: Tensor, chunk_starts: Tensor | None) -> Tensor:
     """Same function as reference.short_conv."""
@@ -26,8 +28,7 @@ def short_conv(x_btsc: Tensor, weight_ck: Tensor, chunk_starts: Tensor | None) -
 
 def _onednn_serves(x: Tensor) -> bool:
     # PyTorch's own depthwise convolution, which other types get, is slower than the sums.
-    fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
-    return fits and torch.backends.mkldnn.is_available()
+    return _ONEDNN and x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
 
 
 def _as_convolution(x_btsc: Tensor, weight_ck: Tensor) -> Tensor:

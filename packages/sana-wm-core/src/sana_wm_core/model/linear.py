@@ -38,7 +38,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _onednn_serves(x: Tensor, weight: Tensor) -> bool:
     return (
-        not torch.is_grad_enabled()
+        # First: torch.compile makes its own choice, and cannot trace the other questions.
+        not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
         and x.numel() * weight.shape[0] >= _WORTH_IT
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
@@ -46,7 +48,6 @@ def _onednn_serves(x: Tensor, weight: Tensor) -> bool:
         and type(weight) in (Tensor, nn.Parameter)
         # Spread out in memory, a weight is multiplied by a plain loop, hundreds of times slower.
         and 1 in weight.stride()
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
     )
