@@ -13,7 +13,7 @@ def attention(
     """Softmax attention of queries to keys: (b, h, n, d).
 
     In training on a processor numbers of 16 bits attend in float32, under autocast too: there the gradients of
-    attention take 1.4 times as long in bfloat16, and 3 times as long for the few keys of a text. The result then is
+    attention take a third longer in bfloat16, and 3 times as long for the few keys of a text. The result then is
     float32.
 
     Args:
