@@ -72,12 +72,7 @@ def test_only_covered_paths_are_kept_and_begin_at_the_identity():
 def test_paths_around_a_rendered_room_show_what_its_pictures_showed():
     """A procedural scene as a point cloud: the depth of ten pictures of a walk, lifted into the world."""
     clip = render("fly", 10, (60, 100), samples=1)
-    rows, columns = np.mgrid[:60, :100] + 0.5
-    points = []
-    for pose, (fx, fy, cx, cy), z in zip(clip.c2w, clip.intrinsics, clip.depth, strict=True):
-        here = np.stack([(columns - cx) / fx * z, (rows - cy) / fy * z, z], -1).reshape(-1, 3)
-        points.append(here @ pose[:3, :3].T + pose[:3, 3])
-    cloud, shot = np.concatenate(points), Trajectory(clip.c2w, clip.intrinsics, 16.0, (60, 100))
+    cloud, shot = clip.points(), Trajectory(clip.c2w, clip.intrinsics, 16.0, (60, 100))
     assert coverage(cloud, shot, every=1).passed
     kept = covered_paths(shot, cloud, 65)
     assert len(kept) >= 20 and {c.family for c in kept} >= {"spline", "dolly"}

@@ -111,12 +111,7 @@ def test_files_that_are_no_splats_are_one_line(tmp_path):
 def room(tmp_path):
     """A walk through the textured room, and its depth as a .ply of splats in the colours of its pictures."""
     clip = render("fly", 10, (60, 100), samples=1)
-    rows, columns = np.mgrid[:60, :100] + 0.5
-    points = []
-    for pose, (fx, fy, cx, cy), z in zip(clip.c2w, clip.intrinsics, clip.depth, strict=True):
-        here = np.stack([(columns - cx) / fx * z, (rows - cy) / fy * z, z], -1).reshape(-1, 3)
-        points.append(here @ pose[:3, :3].T + pose[:3, 3])
-    file = write_ply(tmp_path / "room.ply", columns_of(np.concatenate(points), clip.frames.reshape(-1, 3) / 255))
+    file = write_ply(tmp_path / "room.ply", columns_of(clip.points(), clip.frames.reshape(-1, 3) / 255))
     return clip, Splats.load(file), Trajectory(clip.c2w, clip.intrinsics, 16.0, (60, 100))
 
 

@@ -26,6 +26,14 @@ class RenderedClip(NamedTuple):
     intrinsics: Array
     depth: Array
 
+    def points(self) -> Array:
+        """(p, 3) what every pixel shows, in the world."""
+        rows, columns = np.mgrid[: self.depth.shape[1], : self.depth.shape[2]] + 0.5
+        fx, fy, cx, cy = self.intrinsics.T[:, :, None, None]
+        seen = np.stack([(columns - cx) / fx * self.depth, (rows - cy) / fy * self.depth, self.depth], -1)
+        world = np.einsum("fij,fyxj->fyxi", self.c2w[:, :3, :3], seen) + self.c2w[:, None, None, :3, 3]
+        return world.reshape(-1, 3)
+
 
 def camera_path(kind: str, frames: int, size: tuple[int, int] = (192, 320)) -> tuple[Array, Array]:
     """Poses (frames, 4, 4) in the room and intrinsics (frames, 4) of one of `PATHS`."""

@@ -84,7 +84,7 @@ class _Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name = func.overloadpacket.__name__
-        if name in ("mm", "addmm", "bmm", "baddbmm", "_linear_pointwise") or "attention" in name:
+        if name in ("mm", "addmm", "bmm", "baddbmm") or "attention" in name:
             self.calls.append((func, args, kwargs or {}))
         return func(*args, **(kwargs or {}))
 

@@ -9,7 +9,6 @@ from sana_wm_core.config import TransformerConfig
 from sana_wm_core.model.attention import attention
 from sana_wm_core.model.clip import Clip
 from sana_wm_core.model.layers import MLP, GatedConvFFN, RMSNorm, modulate
-from sana_wm_core.model.linear import Linear
 from sana_wm_core.model.mixers import FrameGDN, SoftmaxAttention
 
 
@@ -20,9 +19,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         c = config.hidden_size
         self.heads = config.num_attention_heads
-        self.q_linear = Linear(c, c)
-        self.kv_linear = Linear(c, 2 * c)
-        self.proj = Linear(c, c)
+        self.q_linear = nn.Linear(c, c)
+        self.kv_linear = nn.Linear(c, 2 * c)
+        self.proj = nn.Linear(c, c)
         self.q_norm = RMSNorm(c, 1e-6) if config.cross_norm else nn.Identity()
         self.k_norm = RMSNorm(c, 1e-6) if config.cross_norm else nn.Identity()
 
@@ -54,7 +53,7 @@ class Block(nn.Module):
         else:
             self.mlp = GatedConvFFN(config)
         self.scale_shift_table = shift_table(6, c)
-        self.plucker_proj = Linear(c, c) if config.has_plucker(index) else None
+        self.plucker_proj = nn.Linear(c, c) if config.has_plucker(index) else None
 
     def forward(
         self,

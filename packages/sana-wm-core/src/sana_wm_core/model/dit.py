@@ -26,7 +26,6 @@ from sana_wm_core.model.layers import (
     modulate,
     rotary_table,
 )
-from sana_wm_core.model.linear import Linear
 from sana_wm_core.model.memory import Memory, ReadText
 from sana_wm_core.model.upmap import absolute_ray_map
 
@@ -44,7 +43,7 @@ class FinalLayer(nn.Module):
         super().__init__()
         c = config.hidden_size
         self.scale_shift_table = shift_table(2, c)
-        self.linear = Linear(c, config.patch_size[1] * config.patch_size[2] * config.in_channels)
+        self.linear = nn.Linear(c, config.patch_size[1] * config.patch_size[2] * config.in_channels)
 
     def forward(self, x_bnc: Tensor, time_btc: Tensor) -> Tensor:
         shift, scale = (self.scale_shift_table.to(time_btc.dtype) + time_btc[:, :, None]).unbind(2)
@@ -64,7 +63,7 @@ class SanaWMTransformer(nn.Module):
         self.gradient_checkpointing = False
         self.x_embedder = PatchEmbed(config.in_channels, c, patch)
         self.t_embedder = TimestepEmbed(c)
-        self.t_block = nn.Sequential(nn.SiLU(), Linear(c, 6 * c))
+        self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(c, 6 * c))
         self.y_embedder = CaptionEmbed(config.caption_channels, c)
         self.attention_y_norm = RMSNorm(c, 1e-5) if config.y_norm else nn.Identity()
         if config.use_chunk_plucker_post_attn:

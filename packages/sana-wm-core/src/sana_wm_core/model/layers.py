@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from sana_wm_core.config import TransformerConfig
 from sana_wm_core.model.clip import Clip
-from sana_wm_core.model.linear import Linear, linear
 
 ROPE_BASE = 10000.0
 _ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu, None: lambda x: x}
@@ -93,7 +92,7 @@ class PatchEmbed(nn.Module):
         b, c, t, y, w = x.shape
         _, p, q = self.patch
         tokens = x.reshape(b, c, t, y // p, p, w // q, q).permute(0, 2, 3, 5, 1, 4, 6)
-        return linear(tokens.reshape(b, -1, c * p * q), self.proj.weight.flatten(1), self.proj.bias)
+        return F.linear(tokens.reshape(b, -1, c * p * q), self.proj.weight.flatten(1), self.proj.bias)
 
 
 class TimestepEmbed(nn.Module):
@@ -101,8 +100,8 @@ class TimestepEmbed(nn.Module):
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.linear_1 = Linear(256, hidden)
-        self.linear_2 = Linear(hidden, hidden)
+        self.linear_1 = nn.Linear(256, hidden)
+        self.linear_2 = nn.Linear(hidden, hidden)
 
     def forward(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
         steps = torch.arange(128, dtype=torch.float32, device=timestep.device)
@@ -117,8 +116,8 @@ class MLP(nn.Module):
 
     def __init__(self, channels: int, hidden: int, out: int) -> None:
         super().__init__()
-        self.fc1 = Linear(channels, hidden)
-        self.fc2 = Linear(hidden, out)
+        self.fc1 = nn.Linear(channels, hidden)
+        self.fc2 = nn.Linear(hidden, out)
 
     def forward(self, x: Tensor, clip: Clip | None = None) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
@@ -144,7 +143,7 @@ class _Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply a filter of one cell to the last dimension; an nn.Linear can take its place."""
-        return linear(x, self.conv.weight.flatten(1), self.conv.bias)
+        return F.linear(x, self.conv.weight.flatten(1), self.conv.bias)
 
 
 class GatedConvFFN(nn.Module):
@@ -185,16 +184,16 @@ class GatedConvFFN(nn.Module):
         return _activate(last, self.point_conv(gated))
 
     def _along_time(self, y_btsc: Tensor, clip: Clip) -> Tensor:
-        taps = self.t_conv.weight[..., 0].permute(2, 0, 1).contiguous()  # (taps, out, in)
-        reach = len(taps) // 2
+        weight = self.t_conv.weight[..., 0]  # (out, in, taps)
+        reach = weight.shape[-1] // 2
         whole, before = clip.with_past_frames("feed_tail", y_btsc, reach)
         t = whole.shape[1]
         starts = clip.starts(y_btsc.device, before)
         chunk = None if starts is None else starts.cumsum(0)
-        out = whole + linear(whole, taps[reach])
+        out = whole + F.linear(whole, weight[..., reach])
         for offset in range(1, min(reach, t - 1) + 1):
-            earlier = linear(whole[:, :-offset], taps[reach - offset])
-            later = linear(whole[:, offset:], taps[reach + offset])
+            earlier = F.linear(whole[:, :-offset], weight[..., reach - offset])
+            later = F.linear(whole[:, offset:], weight[..., reach + offset])
             if chunk is not None:
                 later = later * (chunk[offset:] == chunk[:-offset]).to(later.dtype)[:, None, None]
             out[:, offset:] += earlier

@@ -19,7 +19,6 @@ from sana_wm_core.model.attention import attention
 from sana_wm_core.model.camera import gdn_camera, softmax_camera
 from sana_wm_core.model.clip import Clip
 from sana_wm_core.model.layers import RMSNorm, rotate
-from sana_wm_core.model.linear import Linear
 
 
 class Gates(NamedTuple):
@@ -44,17 +43,17 @@ class Mixer(nn.Module):
         super().__init__()
         c, heads = config.hidden_size, config.heads
         self.heads, self.head_width = heads, config.linear_head_dim
-        self.qkv = Linear(c, 3 * c, bias=False)
+        self.qkv = nn.Linear(c, 3 * c, bias=False)
         self.q_norm, self.k_norm = _norms(c, config.qk_norm)
         # Softmax blocks carry the gate parameters too; the published files have them.
-        self.beta_proj = Linear(c, heads)
-        self.gate_proj = Linear(c, heads)
+        self.beta_proj = nn.Linear(c, heads)
+        self.gate_proj = nn.Linear(c, heads)
         self.A_log = nn.Parameter(_first_decay(heads))
         self.dt_bias = nn.Parameter(torch.full((heads,), -5.0))
         self.register_buffer("recall_gate", torch.zeros(1))
-        self.output_gate = Linear(c, c)
-        self.proj = Linear(c, c)
-        self.q_proj_cam, self.k_proj_cam, self.v_proj_cam, self.out_proj_cam = (Linear(c, c) for _ in range(4))
+        self.output_gate = nn.Linear(c, c)
+        self.proj = nn.Linear(c, c)
+        self.q_proj_cam, self.k_proj_cam, self.v_proj_cam, self.out_proj_cam = (nn.Linear(c, c) for _ in range(4))
         self.q_norm_cam, self.k_norm_cam = _norms(c, config.qk_norm)
 
     def forward(self, u_bnc: Tensor, clip: Clip) -> Tensor:

@@ -34,7 +34,10 @@ class TrainConfig(BaseModel):
     text_drop: float = Field(0.1, ge=0, le=1, description="Share of clips with the empty caption.")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="Compute type; weights and state stay float32.")
     device: str = Field("cpu", description="Where to train, such as cpu or cuda.")
-    compile: bool = Field(False, description="torch.compile the transformer: a minute to start; no faster on a CPU.")
+    compile: bool = Field(
+        False,
+        description="torch.compile the transformer: a minute or more to start; measure what it gains.",
+    )
     seed: int = Field(7, ge=0, description="Seed of data order, noise and dropout.")
     log_every: int = Field(20, ge=1, description="Iterations between metric lines.")
     validate_every: int = Field(200, ge=1, description="Iterations between held-out losses.")
