@@ -7,6 +7,9 @@ the forward that precedes them: closed form on our side, autograd through the fo
 unless the results agree first. Before every call on a large clip the heap is trimmed: the C library hands memory back
 to the system at some later free, and would do so inside the other side's clock. Every call then meets fresh pages, as
 a first one does. Peak memory is measured in a child process per side.
+
+floor_ms is what the least arithmetic of kernels.md section 2 takes at the rate of one large matrix product, measured
+beside it; no ratio can exceed diffusers_ms / floor_ms on the machine of the run.
 """
 
 from __future__ import annotations
@@ -85,6 +88,30 @@ def peak_mb(size: str, branch: str, side: str, args: argparse.Namespace) -> floa
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
+def least_flops(size: Size, backward: bool) -> float:
+    """Operations of the matrix products alone, of either branch: the denominator needs products with vectors only.
+
+    Forward, a frame: P (symmetric: three of four half-blocks), A and the answers; two d x d products to scan both ways.
+    Backward: five products with the tokens; two adjoint scans and the gradient of P, which again is two products.
+    """
+    h, t, s, d = size
+    tokens, square = 2 * h * t * s * d**2, 2 * h * t * d**3
+    return 5 * tokens + 4 * square if backward else 2.75 * tokens + 2 * square
+
+
+def product_rate(side: int = 2048) -> float:
+    """Operations a millisecond of one large float32 matrix product, the best of five."""
+    a, b = torch.randn(2, side, side)
+    out = torch.empty(side, side)
+
+    def once() -> float:
+        start = time.perf_counter()
+        torch.mm(a, b, out=out)
+        return 1e3 * (time.perf_counter() - start)
+
+    return 2 * side**3 / min(once() for _ in range(5))
+
+
 def compare(size: str, branch: str, args: argparse.Namespace) -> dict[str, object]:
     """One row: agreement, then medians and spreads."""
     sides = {side: prepared(side, SIZES[size], branch, args.backward) for side in SIDES}
@@ -115,6 +142,7 @@ def compare(size: str, branch: str, args: argparse.Namespace) -> dict[str, objec
         row[f"{side}_spread_ms"] = round(max(ms) - min(ms), 2)
         if not args.no_peak:
             row[f"{side}_peak_mb"] = round(peak_mb(size, branch, side, args), 1)
+    row["floor_ms"] = round(least_flops(SIZES[size], args.backward) / product_rate(), 2)
     row["ratio"] = round(statistics.median(times["diffusers"]) / statistics.median(times["ours"]), 2)
     return row
 

@@ -6,7 +6,7 @@ the denominator follows the rule itself: a few matrix-vector products a frame ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import NamedTuple, TypeVar
@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from gdn_kernels.frame_gdn import huge_pages
 from gdn_kernels.frame_gdn.chunked import pairs
 from gdn_kernels.frame_gdn.parts import Rope
 from gdn_kernels.frame_gdn.scan import stops_of
@@ -23,7 +24,6 @@ from gdn_kernels.frame_gdn.state import FrameState
 TILE_TOKENS = 3520
 LARGE = 1 << 17  # elements of one head's tokens, from where they are worth the many small calls
 SHARED = 1 << 22  # elements of a token tensor, from where threads of our own are worth starting
-_PAGE = 4096  # bytes
 
 Scratch = TypeVar("Scratch")
 
@@ -49,18 +49,13 @@ def forward(
     work = torch.promote_types(k.dtype, torch.float32)
     turns, runs = turns_of(rope, t, s, work), runs_of(t, s, TILE_TOKENS)
     gamma, stops = log_gamma.to(work).exp(), stops_of(restart, log_gamma)
-    out = torch.empty(b, n, h, e, dtype=q.dtype)
+    out = huge_pages.empty(b, n, h, e, dtype=q.dtype)
     kv = torch.empty(b, h, d, e, dtype=work)
     z = None if eps is None else torch.empty(b, h, d, dtype=work)
 
     def scratch() -> _Scratch:
-        return _Scratch(
-            torch.empty(t, d, d, dtype=work),
-            torch.empty(t, d, e, dtype=work),
-            torch.empty(t, d, e, dtype=work),
-            torch.empty(t, d, dtype=work),
-            torch.empty(2, runs[0].stop, s, d, dtype=work),
-        )
+        shapes = (t, d, d), (t, d, e), (t, d, e), (t, d), (2, runs[0].stop, s, d)
+        return _Scratch(*huge_pages.together(*shapes, dtype=work))
 
     def answer(heads: list[tuple[int, int]], own: _Scratch) -> None:
         for at in heads:
@@ -74,7 +69,7 @@ def forward(
                 z[at] = _both_ways_z(keys, gates, gamma[at], stops, start, own.read_z)
             _answer(queries, turns, runs, own, eps, answers)
 
-    side_by_side(list(product(range(b), range(h))), scratch, answer, [out])
+    side_by_side(list(product(range(b), range(h))), scratch, answer, out.numel())
     return out, FrameState(kv, z)
 
 
@@ -82,24 +77,18 @@ def side_by_side(
     heads: list[tuple[int, int]],
     scratch: Callable[[], Scratch],
     answer: Callable[[list[tuple[int, int]], Scratch], None],
-    results: Sequence[Tensor],
+    elements: int,
 ) -> None:
-    """Share the heads of a large clip among threads: many calls are too small to be shared out themselves.
+    """Share the heads of a clip of so many elements among threads: many calls are too small to be shared themselves.
 
-    Buffers are made by the calling thread, whose allocator keeps them for its next call. The heads of a token share a
-    page, and two threads that meet a fresh page both wait for it: so each first touches its own stretch of the results.
+    Buffers are made by the calling thread, whose allocator keeps them for its next call.
     """
     threads = torch.get_num_threads()
-    workers = min(threads, len(heads)) if results[0].numel() > SHARED else 1
+    workers = min(threads, len(heads)) if elements > SHARED else 1
     buffers = [scratch() for _ in range(workers)]
     if workers == 1:
         return answer(heads, buffers[0])
     inference = torch.is_inference_mode_enabled()
-
-    def touch(index: int) -> None:
-        with torch.inference_mode(inference), torch.no_grad():
-            for x in results:
-                x.view(-1).tensor_split(workers)[index][:: _PAGE // x.element_size()].zero_()
 
     def share(index: int) -> None:
         with torch.inference_mode(inference), torch.no_grad():
@@ -111,11 +100,10 @@ def side_by_side(
         torch.set_num_threads(each)
         # One share is the caller's: two threads that begin together tend to run on one core until the next tick.
         with ThreadPoolExecutor(workers - 1, initializer=torch.set_num_threads, initargs=(each,)) as pool:
-            for task in (touch, share):
-                others = [pool.submit(task, index) for index in range(1, workers)]
-                task(0)
-                for other in others:
-                    other.result()
+            others = [pool.submit(share, index) for index in range(1, workers)]
+            share(0)
+            for other in others:
+                other.result()
     finally:
         torch.set_num_threads(threads)
 
@@ -136,9 +124,17 @@ def _summarise(
     for at in runs:
         rotated = turned(keys[at].to(gates.dtype), turns, at, to.tiles[0])
         weighted = torch.mul(rotated, gates[at][..., None], out=to.tiles[1][: len(rotated)])
-        torch.bmm(weighted.mT, rotated, out=to.maps[at])
+        _gram(weighted, rotated, to.maps[at])
         torch.bmm(weighted.mT, values[at].to(gates.dtype), out=to.writes[at])
         to.maps[at].mul_(-gamma[at, None, None]).diagonal(dim1=1, dim2=2).add_(gamma[at, None])
+
+
+def _gram(weighted: Tensor, rows: Tensor, to: Tensor) -> None:
+    """weighted' rows, which is symmetric: three of its four blocks."""
+    half = rows.shape[-1] // 2
+    torch.bmm(weighted[..., :half].mT, rows, out=to[:, :half])
+    torch.bmm(weighted[..., half:].mT, rows[..., half:], out=to[:, half:, half:])
+    to[:, half:, :half] = to[:, :half, half:].mT
 
 
 def _both_ways(head: _Scratch, stops: list[bool], first: Tensor | None) -> Tensor:

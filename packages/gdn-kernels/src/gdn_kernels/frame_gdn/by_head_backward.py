@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gdn_kernels.frame_gdn import by_head
+from gdn_kernels.frame_gdn import by_head, huge_pages
 from gdn_kernels.frame_gdn.parts import Memories, Rope, Summary
 from gdn_kernels.frame_gdn.scan import stops_of
 from gdn_kernels.frame_gdn.state import FrameState
@@ -40,7 +40,7 @@ def backward(
     work = torch.promote_types(k.dtype, torch.float32)
     runs = by_head.runs_of(t, s, by_head.TILE_TOKENS // 2)  # twice as many tiles as the forward
     longest = runs[0].stop
-    d_q, d_k, d_v, d_beta = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v, beta))
+    d_q, d_k, d_v, d_beta = (huge_pages.empty(*x.shape, dtype=x.dtype) for x in (q, k, v, beta))
     d_log_gamma = torch.zeros(b, h, t, dtype=work)
     d_first = FrameState(torch.empty(b, h, d, e, dtype=work), None if den is None else torch.empty(b, h, d, dtype=work))
     turns, back = (by_head.turns_of(rope, t, s, work, inverse) for inverse in (False, True))
@@ -50,15 +50,10 @@ def backward(
     )  # fmt: skip
 
     def scratch() -> _Scratch:
-        return _Scratch(
-            torch.empty(t, d, d, dtype=work),
-            torch.empty(2, t, d, e, dtype=work),
-            torch.empty(2, t, d, dtype=work),
-            torch.empty(t, d, d, dtype=work),
-            torch.empty(longest, d, e, dtype=work),
-            torch.empty(3, longest, s, d, dtype=work),
-            torch.empty(2, longest, s, e, dtype=work),
-        )
+        shapes = (
+            (t, d, d), (2, t, d, e), (2, t, d), (t, d, d), (longest, d, e), (3, longest, s, d), (2, longest, s, e),
+        )  # fmt: skip
+        return _Scratch(*huge_pages.together(*shapes, dtype=work))
 
     def answer(heads: list[tuple[int, int]], own: _Scratch) -> None:
         for at in heads:
@@ -68,7 +63,7 @@ def backward(
                 _through_the_scan_z(clip, at, own)
             _through_the_summary(clip, at, own)
 
-    by_head.side_by_side(list(product(range(b), range(h))), scratch, answer, [d_q, d_k, d_v])
+    by_head.side_by_side(list(product(range(b), range(h))), scratch, answer, d_q.numel())
     return d_q, d_k, d_v, d_beta, d_log_gamma, d_first
 
 
