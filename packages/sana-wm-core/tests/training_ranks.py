@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["pytest", "torch", "torch.distributed", "sana_wm_core.training.stage_loop"])
+_SERVER.set_forkserver_preload(["pytest", "torch._dynamo", "torch.distributed", "sana_wm_core.training.stage_loop"])
 
 
 def on_ranks(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
