@@ -9,7 +9,8 @@ to the system at some later free, and would do so inside the other side's clock.
 a first one does. Peak memory is measured in a child process per side.
 
 floor_ms is what the least arithmetic of kernels.md section 2 takes at the rate of one large matrix product, measured
-beside it; no ratio can exceed diffusers_ms / floor_ms on the machine of the run.
+beside it; no ratio can exceed diffusers_ms / floor_ms on the machine of the run. wanted is the ratio to reach: that
+of kernels.md section 4, and three times for a backward.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import torch
 from peer import BRANCHES, Inputs, diffusers_call, inputs, ours
-from sizes import SIZES, Size
+from sizes import SIZES, WANTED, Size
 from torch import Tensor
 
 SIDES = ("diffusers", "ours")
@@ -143,7 +144,10 @@ def compare(size: str, branch: str, args: argparse.Namespace) -> dict[str, objec
         if not args.no_peak:
             row[f"{side}_peak_mb"] = round(peak_mb(size, branch, side, args), 1)
     row["floor_ms"] = round(least_flops(SIZES[size], args.backward) / product_rate(), 2)
+    wanted = 3.0 if args.backward else dict(enumerate(WANTED.get((size, branch), ()), 1)).get(args.threads)
     row["ratio"] = round(statistics.median(times["diffusers"]) / statistics.median(times["ours"]), 2)
+    if wanted is not None:
+        row["wanted"] = wanted
     return row
 
 
