@@ -39,16 +39,6 @@ def test_help_and_version_are_instant(flag):
     assert min(seconds) < 0.5, seconds
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0")])
-def test_large_tensors_are_put_on_huge_pages_unless_the_user_says_no(monkeypatch, before, after):
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", before or "")
-    if before is None:
-        monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
-    monkeypatch.setattr(main, "app", lambda: None)
-    main.run()
-    assert os.environ["THP_MEM_ALLOC_ENABLE"] == after
-
-
 def test_every_listed_command_has_help_of_its_own():
     listed = main.LazyCommands(name="sana-wm").list_commands(None)
     assert "generate" in listed

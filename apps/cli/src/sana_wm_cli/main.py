@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -97,6 +96,4 @@ def main(
 
 def run() -> None:
     """Entry point of the sana-wm command."""
-    # torch reads it once: large tensors on huge pages, which the system hands out in a third of the time.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     app()
