@@ -5,18 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from gdn_kernels.frame_gdn import by_head, chunked
+from gdn_kernels.frame_gdn import by_head_backward, by_tile, chunked
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-@pytest.fixture(params=["whole", "tiles", "heads"])
+@pytest.fixture(params=["whole", "tiles", "cpu"])
 def schedule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Send small tensors down each schedule of the torch backend; memory that nobody wrote shows as NaN."""
+    ours = request.param == "cpu"
     monkeypatch.setattr(chunked, "_WHOLE_BELOW", 1 << 60 if request.param == "whole" else 0)
-    monkeypatch.setattr(by_head, "LARGE", 0 if request.param == "heads" else 1 << 60)
-    for module, name in ((chunked, "_TILE_TOKENS"), (by_head, "TILE_TOKENS")):
-        monkeypatch.setattr(module, name, 14)  # two frames or so
+    monkeypatch.setattr(by_tile, "suits", lambda tokens: ours)
+    monkeypatch.setattr(by_tile, "TILE", 14 * 16)  # two frames or so
+    monkeypatch.setattr(by_head_backward, "LARGE", 0 if ours else 1 << 60)
+    for module, name in ((chunked, "_TILE_TOKENS"), (by_head_backward, "TILE_TOKENS")):
+        monkeypatch.setattr(module, name, 14)
     empty, empty_like, new_empty = torch.empty, torch.empty_like, torch.Tensor.new_empty
     monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(float("nan")))
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(float("nan")))

@@ -1,4 +1,4 @@
-"""The backward of large clips on a CPU, head by head as the forward in by_head.py.
+"""The backward of large clips on a CPU, head by head.
 
 The gradients of maps and memories exist for one head a thread only; tokens are read where they lie, and their gradients
 are written while the products they come from are in cache.
@@ -13,10 +13,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gdn_kernels.frame_gdn import by_head, huge_pages
+from gdn_kernels.frame_gdn import huge_pages
+from gdn_kernels.frame_gdn.chunked import pairs
 from gdn_kernels.frame_gdn.parts import Memories, Rope, Summary
 from gdn_kernels.frame_gdn.scan import stops_of
 from gdn_kernels.frame_gdn.state import FrameState
+from gdn_kernels.frame_gdn.workers import workers
+
+TILE_TOKENS = 1760  # half a tile of the forward, as there are twice as many
+LARGE = 1 << 17  # elements of one head's tokens, from where they are worth the many small calls
+
+
+def suits(tokens: Tensor) -> bool:
+    """Whether tokens (b, n, h, d) are worth this schedule; on small ones its many calls cost more than they save."""
+    return tokens.device.type == "cpu" and tokens.shape[1] * tokens.shape[3] > LARGE
 
 
 def backward(
@@ -38,12 +48,12 @@ def backward(
     """Gradients of q, k, v, beta, log_gamma and the first memory; last is that of the final forward memory."""
     (b, _, h, d), e, (t, s) = k.shape, v.shape[-1], beta.shape[2:]
     work = torch.promote_types(k.dtype, torch.float32)
-    runs = by_head.runs_of(t, s, by_head.TILE_TOKENS // 2)  # twice as many tiles as the forward
+    runs = _runs_of(t, s)
     longest = runs[0].stop
     d_q, d_k, d_v, d_beta = (huge_pages.empty(*x.shape, dtype=x.dtype) for x in (q, k, v, beta))
     d_log_gamma = torch.zeros(b, h, t, dtype=work)
     d_first = FrameState(torch.empty(b, h, d, e, dtype=work), None if den is None else torch.empty(b, h, d, dtype=work))
-    turns, back = (by_head.turns_of(rope, t, s, work, inverse) for inverse in (False, True))
+    turns, back = (_turns_of(rope, t, s, work, inverse) for inverse in (False, True))
     clip = _Clip(
         q, k, v, beta, log_gamma.to(work).exp(), stops_of(restart, log_gamma), turns, back, runs,
         grad, last, out, den, summary, memories, first, d_q, d_k, d_v, d_beta, d_log_gamma, d_first,
@@ -55,15 +65,18 @@ def backward(
         )  # fmt: skip
         return _Scratch(*huge_pages.together(*shapes, dtype=work))
 
-    def answer(heads: list[tuple[int, int]], own: _Scratch) -> None:
-        for at in heads:
+    with workers(d_q.numel()) as threads:
+        buffers = [scratch() for _ in range(threads.count)]
+
+        def answer(at: tuple[int, int], worker: int) -> None:
+            own = buffers[worker]
             _through_the_readout(clip, at, own)
             _through_the_scan(clip, at, own)
             if den is not None:
                 _through_the_scan_z(clip, at, own)
             _through_the_summary(clip, at, own)
 
-    by_head.side_by_side(list(product(range(b), range(h))), scratch, answer, d_q.numel())
+        threads.each(product(range(b), range(h)), answer)
     return d_q, d_k, d_v, d_beta, d_log_gamma, d_first
 
 
@@ -135,13 +148,13 @@ def _through_the_readout(clip: _Clip, at: tuple[int, int], own: _Scratch) -> Non
             tile = own.narrow[0, :size]
             d_den = torch.mul(d_num, clip.frames(clip.out, at)[run], out=tile).sum(-1).mul_(-inverse)
             d_num = torch.mul(d_num, inverse[..., None], out=tile)
-        rotated = by_head.turned(rows, clip.turns, run, own.wide[0])
+        rotated = _turned(rows, clip.turns, run, own.wide[0])
         torch.bmm(rotated.mT, d_num, out=own.adjoints[0, run])
         if rotated is rows and clip.den is None and clip.d_q.dtype == f.dtype:
             torch.bmm(d_num, read.mT, out=d_queries[run])
             continue
         d_rows = torch.bmm(d_num, read.mT, out=own.wide[1, :size])
-        d_rows = by_head.turned(d_rows, clip.back, run, own.wide[1])
+        d_rows = _turned(d_rows, clip.back, run, own.wide[1])
         if clip.den is not None:
             assert z is not None
             d_rows.addcmul_(d_den[..., None], z[at][run][:, None])
@@ -214,7 +227,7 @@ def _through_the_summary(clip: _Clip, at: tuple[int, int], own: _Scratch) -> Non
         rows.copy_(keys[run])
         written.copy_(values[run])
         weight = clip.beta[at][run][..., None].to(d_a.dtype)
-        rotated = by_head.turned(rows, clip.turns, run, spare)
+        rotated = _turned(rows, clip.turns, run, spare)
         torch.bmm(rotated, d_a, out=d_written)
         torch.mul(d_written, weight, out=d_values[run])
         d_gates = d_written.mul_(written).sum(-1)
@@ -224,7 +237,7 @@ def _through_the_summary(clip: _Clip, at: tuple[int, int], own: _Scratch) -> Non
         if rotated is rows and clip.den is None:
             torch.mul(d_rows, weight, out=d_keys[run])
         else:
-            d_rows = by_head.turned(d_rows.mul_(weight), clip.back, run, own.wide[1])
+            d_rows = _turned(d_rows.mul_(weight), clip.back, run, own.wide[1])
             if clip.den is not None:
                 d_gates.add_(_from_z(clip, at, own, run, rows, weight, d_rows))
             d_keys[run] = d_rows
@@ -266,3 +279,26 @@ def _from_z(
 
 def _z_before(clip: _Clip, at: tuple[int, int]) -> Tensor | None:
     return None if clip.first is None or clip.first.z is None else clip.first.z[at]
+
+
+def _runs_of(t: int, s: int) -> list[slice]:
+    """Frames that are worked on together; the first run is the longest."""
+    step = max(1, TILE_TOKENS // s)
+    return [slice(i, min(i + step, t)) for i in range(0, t, step)]
+
+
+def _turns_of(rope: Rope | None, t: int, s: int, work: torch.dtype, back: bool) -> Tensor | None:
+    """Unit complex numbers (t, s, d / 2)."""
+    if rope is None:
+        return None
+    cos, sin = (x.to(work) for x in rope)
+    return torch.complex(cos, -sin if back else sin).unflatten(0, (t, s))
+
+
+def _turned(tile_fsd: Tensor, turns: Tensor | None, at: slice, to: Tensor) -> Tensor:
+    """Pairs rotated by unit complex numbers, into a buffer."""
+    if turns is None:
+        return tile_fsd
+    to = to[: len(tile_fsd)]
+    torch.mul(pairs(tile_fsd), turns[at], out=pairs(to))
+    return to

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gdn_kernels.backend import phases
-from gdn_kernels.frame_gdn import by_head, by_head_backward
+from gdn_kernels.frame_gdn import by_head_backward, by_tile
 from gdn_kernels.frame_gdn.parts import Memories, Rope, Summary
 from gdn_kernels.frame_gdn.state import FrameState
 
@@ -38,8 +38,8 @@ def run_forward(
     run, rope = phases(backend), _rope(cos, sin)
     first = None if kv is None else FrameState(kv, z)
     kept: tuple[Tensor | None, ...] = (None,) * 7
-    if backend == "torch" and not save and by_head.suits(q):
-        out, final = by_head.forward(q, k, v, beta, log_gamma, rope, chunk_starts, first, eps)
+    if backend == "torch" and not save and by_tile.suits(q):
+        out, final = by_tile.forward(q, k, v, beta, log_gamma, rope, chunk_starts, first, eps)
     else:
         summary = run.summary(k, v, beta, rope, eps is not None)
         memories, final = run.scan(summary, log_gamma, chunk_starts, first, None, keep=save)
@@ -80,7 +80,7 @@ def backward(
     memories, summary = Memories(f, r, zf, zr), Summary(p, f, p_z)  # A itself is not needed again
     first = None if kv is None else FrameState(kv, z)
     last = None if grad_kv is None else FrameState(grad_kv.contiguous(), grad_z if divide else None)
-    if backend == "torch" and by_head.suits(q):
+    if backend == "torch" and by_head_backward.suits(q):
         d_q, d_k, d_v, d_beta, d_log_gamma, d_first = by_head_backward.backward(
             grad.contiguous(), last, q, k, v, beta, log_gamma, rope, chunk_starts, first, out, den if divide else None,
             summary, memories,

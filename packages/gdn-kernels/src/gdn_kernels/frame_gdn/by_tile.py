@@ -1,0 +1,271 @@
+"""The forward on a CPU, for when nobody asks for a backward: a few frames of a few heads at a time.
+
+Heads lie side by side in memory, so a tile of tokens is read in one run; it is turned, weighted and multiplied while it
+is in cache. The denominator follows the rule itself: a few matrix-vector products a frame are cheaper than a second
+d x d map. Memory beside the result does not grow with the number of heads.
+
+Workers wait for each other at every call into PyTorch, views included: so all views are made beforehand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gdn_kernels.frame_gdn import huge_pages
+from gdn_kernels.frame_gdn.chunked import pairs
+from gdn_kernels.frame_gdn.parts import Rope
+from gdn_kernels.frame_gdn.scan import stops_of
+from gdn_kernels.frame_gdn.state import FrameState
+from gdn_kernels.frame_gdn.workers import Workers, workers
+
+TILE = 3520 * 112  # elements: 1.6 MB, a share of the second-level cache
+
+
+def suits(tokens: Tensor) -> bool:
+    """Whether tokens lie where this is the way to go."""
+    return tokens.device.type == "cpu"
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    log_gamma: Tensor,
+    rope: Rope | None,
+    restart: Tensor | None,
+    first: FrameState | None,
+    eps: float | None,
+) -> tuple[Tensor, FrameState]:
+    """Same result as the phases of chunked.py put together: out (b, n, h, e) and the final forward memory."""
+    (b, n, h, d), e, (t, s) = k.shape, v.shape[-1], beta.shape[2:]
+    work = torch.promote_types(k.dtype, torch.float32)
+    stops = stops_of(restart, log_gamma)
+    out = huge_pages.empty(b, n, h, e, dtype=q.dtype)
+    final = FrameState(torch.empty(b, h, d, e, dtype=work), None if eps is None else torch.empty(b, h, d, dtype=work))
+    g, f = tile_of(h, t, s * max(d, e))
+    with workers(out.numel()) as threads:
+        # Here, where nothing is shared out by PyTorch: its threads stay awake for some milliseconds, on our cores.
+        gates, gamma = beta.to(work), log_gamma.to(work).exp()
+        angles = None if rope is None else tuple(x.to(work).view(t, 1, s, -1) for x in rope)
+        shapes = (t, g, d, d), (t, g, d, e), (t, g, d, e), (2, t, g, 1, d)
+        memories = _Memories(*huge_pages.together(*shapes, dtype=work))
+        own = [_Buffers.of(f, g, s, d, e, rope is not None, work) for _ in range(threads.count)]
+        for i in range(b):
+            for j in range(0, h, g):
+                at = i, slice(j, j + g)
+                queries, keys, values, answers = (
+                    x[i, :, at[1]].unflatten(0, (t, s)).transpose(1, 2) for x in (q, k, v, out)
+                )
+                heads = _Heads(
+                    queries, keys, values, answers, gates[at].transpose(0, 1), gamma[at].T, angles, stops, eps,
+                    None if first is None else _of(first, at), _of(final, at), memories,
+                )  # fmt: skip
+                _answer_heads(heads, f, threads, own)
+    return out, final
+
+
+def tile_of(heads: int, frames: int, elements: int) -> tuple[int, int]:
+    """How many heads and frames, of so many elements a frame and head, make a tile; the heads come out even."""
+    fit = max(1, TILE // elements)
+    together = max(x for x in range(1, min(fit, heads) + 1) if heads % x == 0)
+    return together, min(max(1, fit // together), frames)
+
+
+def _of(state: FrameState, at: tuple[int, slice]) -> FrameState:
+    return FrameState(state.kv[at], None if state.z is None else state.z[at])
+
+
+class _Memories(NamedTuple):
+    """Of every frame: gamma (I - P), A, what it reads of both directions, and of the denominator's two, as rows."""
+
+    maps: Tensor
+    writes: Tensor
+    read: Tensor
+    read_z: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Heads:
+    """A few heads of a clip: tokens (t, g, s, d) where they lie, gates (t, g, s) and (t, g), states, and buffers."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    answers: Tensor
+    gates: Tensor
+    gamma: Tensor
+    angles: tuple[Tensor, ...] | None
+    stops: list[bool]
+    eps: float | None
+    first: FrameState | None
+    final: FrameState
+    memories: _Memories
+
+    def tiles(self, f: int) -> list[_Tile]:
+        """Views of f frames at a time."""
+        flat = f * self.gamma.shape[1]
+        maps, writes, read, read_z = self.memories
+        tokens = (self.queries, self.keys, self.values, self.answers, self.gates[..., None], read_z[0])
+        matrices = (self.gamma[..., None, None], maps, writes, read)
+        views = (*(x.split(f) for x in tokens), *(x.flatten(0, 1).split(flat) for x in matrices))
+        tiles = [_Tile(*each) for each in zip(*views, strict=True)]
+        if self.angles is None:
+            return tiles
+        angles = zip(*(x.split(f) for x in self.angles), strict=True)
+        return [tile._replace(angles=each) for tile, each in zip(tiles, angles, strict=True)]
+
+
+class _Tile(NamedTuple):
+    """A few frames of a few heads.
+
+    Tokens are (f, g, s, d or e), gates (f, g, s, 1), matrices (f g, d, d or e), angles (f, 1, s, d / 2).
+    """
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    answers: Tensor
+    gates: Tensor
+    read_z: Tensor
+    gamma: Tensor
+    maps: Tensor
+    writes: Tensor
+    read: Tensor
+    angles: tuple[Tensor, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Buffers:
+    """A worker's own: turned tokens, weighted ones and values (f, g, s, d or e), and unit complex numbers."""
+
+    rows: Tensor
+    weighted: Tensor
+    values: Tensor
+    turns: Tensor | None
+
+    @classmethod
+    def of(cls, f: int, g: int, s: int, d: int, e: int, turned: bool, work: torch.dtype) -> _Buffers:
+        rows, weighted, values = huge_pages.together((f, g, s, d), (f, g, s, d), (f, g, s, e), dtype=work)
+        return cls(rows, weighted, values, torch.empty(f, 1, s, d // 2, dtype=work.to_complex()) if turned else None)
+
+    def frames(self, count: int) -> _Buffers:
+        """Of so many frames: the last tile may be short."""
+        if count == len(self.rows):
+            return self
+        turns = None if self.turns is None else self.turns[:count]
+        return _Buffers(self.rows[:count], self.weighted[:count], self.values[:count], turns)
+
+
+def _answer_heads(x: _Heads, f: int, threads: Workers, own: list[_Buffers]) -> None:
+    tiles, heads = x.tiles(f), x.gamma.shape[1]
+    share = -(-heads // threads.count)
+    unit = torch.eye(x.memories.maps.shape[-1], dtype=x.gates.dtype).expand(f * heads, -1, -1)
+
+    def prepare(piece: _Tile | bool, worker: int) -> None:
+        if isinstance(piece, bool):
+            _scan_z(x, back=piece)
+        else:
+            _summarise(piece, unit, own[worker].frames(len(piece.keys)))
+
+    pieces: list[_Tile | bool] = [*([] if x.eps is None else [False, True]), *tiles]
+    threads.each(pieces, prepare)
+    if x.eps is not None:
+        x.memories.read_z[0].add_(x.memories.read_z[1])
+    threads.each([slice(i, i + share) for i in range(0, heads, share)], lambda part, _: _scan(x, part))
+    threads.each(tiles, lambda tile, worker: _answer(tile, x.eps, own[worker].frames(len(tile.keys))))
+
+
+def _summarise(x: _Tile, unit: Tensor, own: _Buffers) -> None:
+    """gamma (I - P) and A."""
+    work = x.gates.dtype
+    rows = _turned(_typed(x.keys, work), x.angles, own)
+    weighted = torch.mul(rows, x.gates, out=own.weighted).flatten(0, 1)
+    rows, values = _stacked(rows, own.rows), _stacked(_typed(x.values, work), own.values)
+    torch.baddbmm(unit[: len(rows)], weighted.mT, rows, alpha=-1, out=x.maps).mul_(x.gamma)
+    torch.bmm(weighted.mT, values, out=x.writes)
+
+
+def _scan(x: _Heads, part: slice) -> None:
+    """What every frame reads of both directions, and the forward memory after the last."""
+    maps, writes, read = (y[:, part].unbind() for y in x.memories[:3])
+    memory = None if x.first is None else x.first.kv[part]
+    for t, target in enumerate(read):
+        memory = target.copy_(writes[t]) if memory is None else torch.baddbmm(writes[t], maps[t], memory, out=target)
+    x.final.kv[part] = read[-1]
+    memory = None
+    for t in range(len(read) - 1, -1, -1):
+        if memory is not None:
+            read[t].add_(memory)
+        if x.stops[t]:
+            memory = None
+        elif t:
+            memory = writes[t] if memory is None else torch.baddbmm(writes[t], maps[t], memory)
+
+
+def _scan_z(x: _Heads, back: bool) -> None:
+    """The denominator's memory in one direction: z = kept + K' beta (1 - K kept), with kept = gamma z.
+
+    Vectors are rows: a product with one column takes four times as long.
+    """
+    gates, gamma, read = x.gates[:, :, None].unbind(), x.gamma[..., None, None].unbind(), x.memories.read_z[int(back)]
+    keys, columns, targets = x.keys.unbind(), x.keys.mT.unbind(), read.unbind()
+
+    def absorb(t: int, z: Tensor | None, to: Tensor | None = None) -> Tensor:
+        if z is None:
+            return torch.bmm(gates[t], _typed(keys[t], read.dtype), out=to)
+        kept = gamma[t] * z
+        missing = torch.addcmul(gates[t], gates[t], torch.bmm(kept, _typed(columns[t], read.dtype)), value=-1)
+        return torch.baddbmm(kept, missing, _typed(keys[t], read.dtype), out=to)
+
+    z: Tensor | None = None
+    if back:
+        for t in range(len(gates) - 1, -1, -1):
+            targets[t].zero_() if z is None else targets[t].copy_(z)
+            z = None if x.stops[t] else absorb(t, z)
+        return
+    if x.first is not None and x.first.z is not None:
+        z = x.first.z[:, None]
+    for t, target in enumerate(targets):
+        z = absorb(t, z, target)
+    assert x.final.z is not None
+    x.final.z[:, None] = targets[-1]
+
+
+def _answer(x: _Tile, eps: float | None, own: _Buffers) -> None:
+    queries = _typed(x.queries, x.read.dtype)
+    rows = _turned(queries, x.angles, own)
+    if eps is not None:
+        # Dividing the queries is the same as dividing the answers, and they are in cache.
+        den = torch.stack([torch.bmm(z, y) for z, y in zip(x.read_z, queries.mT, strict=True)])
+        rows = torch.mul(rows, den.add_(eps).reciprocal_().mT, out=own.weighted)
+    rows = _stacked(rows, own.rows)
+    if len(x.answers) == 1 and x.answers.dtype == rows.dtype:
+        torch.bmm(rows, x.read, out=x.answers[0])
+    else:
+        x.answers.copy_(torch.bmm(rows, x.read, out=own.values.flatten(0, 1)).view(x.answers.shape))
+
+
+def _turned(tokens: Tensor, angles: tuple[Tensor, ...] | None, own: _Buffers) -> Tensor:
+    """Pairs rotated by the angles of their tokens, into a buffer; the tokens themselves without any."""
+    if angles is None:
+        return tokens
+    assert own.turns is not None
+    torch.complex(*angles, out=own.turns)
+    torch.mul(pairs(tokens), own.turns, out=pairs(own.rows))
+    return own.rows
+
+
+def _stacked(x_fgsd: Tensor, spare: Tensor) -> Tensor:
+    """(f g, s, d); copied where frames and heads do not lie at equal distances."""
+    if len(x_fgsd) == 1 or x_fgsd.shape[1] == 1 or x_fgsd.is_contiguous():
+        return x_fgsd.flatten(0, 1)
+    return spare.copy_(x_fgsd).flatten(0, 1)
+
+
+def _typed(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x if x.dtype == dtype else x.to(dtype)
