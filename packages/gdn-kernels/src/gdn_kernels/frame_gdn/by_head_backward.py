@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gdn_kernels.frame_gdn import huge_pages
+from gdn_kernels.frame_gdn import memory
 from gdn_kernels.frame_gdn.chunked import pairs
 from gdn_kernels.frame_gdn.parts import Memories, Rope, Summary
 from gdn_kernels.frame_gdn.scan import stops_of
@@ -50,7 +50,7 @@ def backward(
     work = torch.promote_types(k.dtype, torch.float32)
     runs = _runs_of(t, s)
     longest = runs[0].stop
-    d_q, d_k, d_v, d_beta = (huge_pages.empty(*x.shape, dtype=x.dtype) for x in (q, k, v, beta))
+    d_q, d_k, d_v, d_beta = (memory.empty(*x.shape, dtype=x.dtype) for x in (q, k, v, beta))
     d_log_gamma = torch.zeros(b, h, t, dtype=work)
     d_first = FrameState(torch.empty(b, h, d, e, dtype=work), None if den is None else torch.empty(b, h, d, dtype=work))
     turns, back = (_turns_of(rope, t, s, work, inverse) for inverse in (False, True))
@@ -59,14 +59,12 @@ def backward(
         grad, last, out, den, summary, memories, first, d_q, d_k, d_v, d_beta, d_log_gamma, d_first,
     )  # fmt: skip
 
-    def scratch() -> _Scratch:
-        shapes = (
-            (t, d, d), (2, t, d, e), (2, t, d), (t, d, d), (longest, d, e), (3, longest, s, d), (2, longest, s, e),
-        )  # fmt: skip
-        return _Scratch(*huge_pages.together(*shapes, dtype=work))
-
+    shapes = (
+        (t, d, d), (2, t, d, e), (2, t, d), (t, d, d), (longest, d, e), (3, longest, s, d), (2, longest, s, e),
+    )  # fmt: skip
     with workers(d_q.numel()) as threads:
-        buffers = [scratch() for _ in range(threads.count)]
+        parts = memory.workspace(*shapes * threads.count, dtype=work)
+        buffers = [_Scratch(*parts[i : i + len(shapes)]) for i in range(0, len(parts), len(shapes))]
 
         def answer(at: tuple[int, int], worker: int) -> None:
             own = buffers[worker]

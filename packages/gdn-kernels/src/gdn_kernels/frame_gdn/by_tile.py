@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gdn_kernels.frame_gdn import huge_pages
+from gdn_kernels.frame_gdn import memory
 from gdn_kernels.frame_gdn.chunked import pairs
 from gdn_kernels.frame_gdn.parts import Rope
 from gdn_kernels.frame_gdn.scan import stops_of
@@ -45,16 +45,17 @@ def forward(
     (b, n, h, d), e, (t, s) = k.shape, v.shape[-1], beta.shape[2:]
     work = torch.promote_types(k.dtype, torch.float32)
     stops = stops_of(restart, log_gamma)
-    out = huge_pages.empty(b, n, h, e, dtype=q.dtype)
+    out = memory.empty(b, n, h, e, dtype=q.dtype)
     final = FrameState(torch.empty(b, h, d, e, dtype=work), None if eps is None else torch.empty(b, h, d, dtype=work))
     g, f = tile_of(h, t, s * max(d, e))
     with workers(out.numel()) as threads:
         # Here, where nothing is shared out by PyTorch: its threads stay awake for some milliseconds, on our cores.
         gates, gamma = beta.to(work), log_gamma.to(work).exp()
         angles = None if rope is None else tuple(x.to(work).view(t, 1, s, -1) for x in rope)
-        shapes = (t, g, d, d), (t, g, d, e), (t, g, d, e), (2, t, g, 1, d)
-        memories = _Memories(*huge_pages.together(*shapes, dtype=work))
-        own = [_Buffers.of(f, g, s, d, e, rope is not None, work) for _ in range(threads.count)]
+        frames = [(t, g, d, d), (t, g, d, e), (t, g, d, e), (2, t, g, 1, d)]
+        tiles = [(f, g, s, d), (f, g, s, d), (f, g, s, e), (f, 1, s, d if rope else 0)] * threads.count
+        buffers = memory.workspace(*frames, *tiles, dtype=work)
+        memories, *own = _Memories(*buffers[:4]), *(_Buffers(*buffers[i : i + 4]) for i in range(4, len(buffers), 4))
         for i in range(b):
             for j in range(0, h, g):
                 at = i, slice(j, j + g)
@@ -139,26 +140,17 @@ class _Tile(NamedTuple):
     angles: tuple[Tensor, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Buffers:
-    """A worker's own: turned tokens, weighted ones and values (f, g, s, d or e), and unit complex numbers."""
+class _Buffers(NamedTuple):
+    """A worker's own: turned tokens, weighted ones and values (f, g, s, d or e), and turns (f, 1, s, d)."""
 
     rows: Tensor
     weighted: Tensor
     values: Tensor
-    turns: Tensor | None
-
-    @classmethod
-    def of(cls, f: int, g: int, s: int, d: int, e: int, turned: bool, work: torch.dtype) -> _Buffers:
-        rows, weighted, values = huge_pages.together((f, g, s, d), (f, g, s, d), (f, g, s, e), dtype=work)
-        return cls(rows, weighted, values, torch.empty(f, 1, s, d // 2, dtype=work.to_complex()) if turned else None)
+    turns: Tensor
 
     def frames(self, count: int) -> _Buffers:
         """Of so many frames: the last tile may be short."""
-        if count == len(self.rows):
-            return self
-        turns = None if self.turns is None else self.turns[:count]
-        return _Buffers(self.rows[:count], self.weighted[:count], self.values[:count], turns)
+        return self if count == len(self.rows) else _Buffers(*(x[:count] for x in self))
 
 
 def _answer_heads(x: _Heads, f: int, threads: Workers, own: list[_Buffers]) -> None:
@@ -254,9 +246,8 @@ def _turned(tokens: Tensor, angles: tuple[Tensor, ...] | None, own: _Buffers) ->
     """Pairs rotated by the angles of their tokens, into a buffer; the tokens themselves without any."""
     if angles is None:
         return tokens
-    assert own.turns is not None
-    torch.complex(*angles, out=own.turns)
-    torch.mul(pairs(tokens), own.turns, out=pairs(own.rows))
+    turns = torch.complex(*angles, out=pairs(own.turns))
+    torch.mul(pairs(tokens), turns, out=pairs(own.rows))
     return own.rows
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from gdn_kernels.frame_gdn import huge_pages
+from gdn_kernels.frame_gdn import memory
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ LARGE = 3 << 20  # elements: 12 MB of float32
 @given(st.lists(st.lists(st.integers(0, 9), max_size=4).map(tuple), min_size=1, max_size=6))
 def test_buffers_side_by_side_share_nothing_and_start_where_any_type_may(shapes: list[tuple[int, ...]]) -> None:
     """Each has its shape and keeps its values while the others are written."""
-    buffers = huge_pages.together(*shapes, dtype=torch.float32)
+    buffers = memory.workspace(*shapes, dtype=torch.float32)
     for number, buffer in enumerate(buffers):
         buffer.fill_(number)
     for number, (shape, buffer) in enumerate(zip(shapes, buffers, strict=True)):
@@ -33,10 +33,10 @@ def test_advice_stays_inside_the_tensor_and_small_ones_get_none(monkeypatch: pyt
         asked.append((start.value or 0, size.value, advice))
         return -1  # a system that refuses
 
-    monkeypatch.setattr(huge_pages, "_madvise", madvise)
-    assert huge_pages.empty(1000, dtype=torch.float32).shape == (1000,)
+    monkeypatch.setattr(memory, "_madvise", madvise)
+    assert memory.empty(1000, dtype=torch.float32).shape == (1000,)
     assert not asked
-    x = huge_pages.empty(3, LARGE // 3, dtype=torch.float32).fill_(1)
+    x = memory.empty(3, LARGE // 3, dtype=torch.float32).fill_(1)
     [(start, size, advice)] = asked
     assert not start % 4096 and not size % 4096 and advice == 14
     end = x.data_ptr() + x.nbytes
@@ -44,9 +44,9 @@ def test_advice_stays_inside_the_tensor_and_small_ones_get_none(monkeypatch: pyt
     assert float(x.sum()) == LARGE
 
 
-@pytest.mark.parametrize("madvise", [None, huge_pages._madvise])
+@pytest.mark.parametrize("madvise", [None, memory._madvise])
 def test_large_tensors_are_ordinary_ones(madvise: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the system's own call, and where there is none."""
-    monkeypatch.setattr(huge_pages, "_madvise", madvise)
-    x = huge_pages.empty(LARGE, dtype=torch.float32).copy_(torch.arange(LARGE))
+    monkeypatch.setattr(memory, "_madvise", madvise)
+    x = memory.empty(LARGE, dtype=torch.float32).copy_(torch.arange(LARGE))
     assert torch.equal(x, torch.arange(LARGE, dtype=torch.float32))
