@@ -52,10 +52,10 @@ def forward(
         # Here, where nothing is shared out by PyTorch: its threads stay awake for some milliseconds, on our cores.
         gates, gamma = beta.to(work), log_gamma.to(work).exp()
         angles = None if rope is None else tuple(x.to(work).view(t, 1, s, -1) for x in rope)
-        frames = [(t, g, d, d), (t, g, d, e), (t, g, d, e), (2, t, g, 1, d)]
+        frames = [(t, g, d, d), (t, g, d, e), (t, g, d, e), (2, g, d, e), (2, t, g, 1, d)]
         tiles = [(f, g, s, d), (f, g, s, d), (f, g, s, e), (f, 1, s, d if rope else 0)] * threads.count
         buffers = memory.workspace(*frames, *tiles, dtype=work)
-        memories, *own = _Memories(*buffers[:4]), *(_Buffers(*buffers[i : i + 4]) for i in range(4, len(buffers), 4))
+        memories, *own = _Memories(*buffers[:5]), *(_Buffers(*buffers[i : i + 4]) for i in range(5, len(buffers), 4))
         for i in range(b):
             for j in range(0, h, g):
                 at = i, slice(j, j + g)
@@ -82,11 +82,15 @@ def _of(state: FrameState, at: tuple[int, slice]) -> FrameState:
 
 
 class _Memories(NamedTuple):
-    """Of every frame: gamma (I - P), A, what it reads of both directions, and of the denominator's two, as rows."""
+    """Of every frame: gamma (I - P), A, what it reads of both directions, and of the denominator's two, as rows.
+
+    back is the reverse memory, of this frame and of the last.
+    """
 
     maps: Tensor
     writes: Tensor
     read: Tensor
+    back: Tensor
     read_z: Tensor
 
 
@@ -110,7 +114,7 @@ class _Heads:
     def tiles(self, f: int) -> list[_Tile]:
         """Views of f frames at a time."""
         flat = f * self.gamma.shape[1]
-        maps, writes, read, read_z = self.memories
+        maps, writes, read, _, read_z = self.memories
         tokens = (self.queries, self.keys, self.values, self.answers, self.gates[..., None], read_z[0])
         matrices = (self.gamma[..., None, None], maps, writes, read)
         views = (*(x.split(f) for x in tokens), *(x.flatten(0, 1).split(flat) for x in matrices))
@@ -184,7 +188,7 @@ def _summarise(x: _Tile, unit: Tensor, own: _Buffers) -> None:
 
 def _scan(x: _Heads, part: slice) -> None:
     """What every frame reads of both directions, and the forward memory after the last."""
-    maps, writes, read = (y[:, part].unbind() for y in x.memories[:3])
+    maps, writes, read, back = (y[:, part].unbind() for y in x.memories[:4])
     memory = None if x.first is None else x.first.kv[part]
     for t, target in enumerate(read):
         memory = target.copy_(writes[t]) if memory is None else torch.baddbmm(writes[t], maps[t], memory, out=target)
@@ -196,7 +200,7 @@ def _scan(x: _Heads, part: slice) -> None:
         if x.stops[t]:
             memory = None
         elif t:
-            memory = writes[t] if memory is None else torch.baddbmm(writes[t], maps[t], memory)
+            memory = writes[t] if memory is None else torch.baddbmm(writes[t], maps[t], memory, out=back[t % 2])
 
 
 def _scan_z(x: _Heads, back: bool) -> None:
@@ -234,7 +238,7 @@ def _answer(x: _Tile, eps: float | None, own: _Buffers) -> None:
     if eps is not None:
         # Dividing the queries is the same as dividing the answers, and they are in cache.
         den = torch.stack([torch.bmm(z, y) for z, y in zip(x.read_z, queries.mT, strict=True)])
-        rows = torch.mul(rows, den.add_(eps).reciprocal_().mT, out=own.weighted)
+        rows = torch.mul(rows, den.add_(eps).reciprocal_().mT, out=own.rows)
     rows = _stacked(rows, own.rows)
     if len(x.answers) == 1 and x.answers.dtype == rows.dtype:
         torch.bmm(rows, x.read, out=x.answers[0])
