@@ -168,31 +168,29 @@ def _both_ways_back(
     p: Tensor, gamma: Tensor, stops: list[bool], f: Tensor, r: Tensor, first: Tensor | None, c: Tensor,
     last_gradient: Tensor | None, first_gradient: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    move, frames, ends = _moves(p, gamma), len(stops), c[:, :, 0].shape
-    g, h = (torch.empty(c.shape, dtype=c.dtype, device=c.device) for _ in range(2))
-    reads, ahead, behind, into_g, into_h = (_frames(each) for each in (c, f, r, g, h))
-    d_log_gamma = torch.zeros(gamma.shape, dtype=gamma.dtype, device=gamma.device)
-    shares = _frames(d_log_gamma)
-    before, x, y = _heads(first), _heads(last_gradient), _heads(first_gradient)
-    for t in range(frames - 1, -1, -1):
+    # moved holds what came of each frame's map: first of G, then of H. Its products give log gamma's gradient at once.
+    g, h, moved = (torch.empty(c.shape, dtype=c.dtype, device=c.device) for _ in range(3))
+    reads, into_g, into_h, into = (_frames(each) for each in (c, g, h, moved))
+    maps = _frames(_folded(p.to(c.dtype, copy=True), gamma))
+    x = _heads(last_gradient)
+    for t in range(len(stops) - 1, -1, -1):
         into_g[t].copy_(reads[t]) if x is None else torch.add(x, reads[t], out=into_g[t])
-        x = move(t, into_g[t])
-        earlier = ahead[t - 1] if t else before
-        if earlier is not None:
-            shares[t].add_((x * earlier).sum((-2, -1)))
-    for t in range(frames):
-        if stops[t]:
-            y = None
-        if y is None:
-            into_h[t].zero_()
-            y = reads[t]
-            continue
-        into_h[t].copy_(y)
-        moved = move(t, y)
-        shares[t].add_((moved * behind[t]).sum((-2, -1)))
-        y = moved.add_(reads[t])
-    assert x is not None and y is not None
-    return g, h, d_log_gamma, x.view(ends), y.clone(memory_format=torch.contiguous_format).view(ends)
+        x = torch.bmm(maps[t], into_g[t], out=into[t])
+    left, d_log_gamma = moved[:, :, 0].clone(), torch.zeros(gamma.shape, dtype=gamma.dtype, device=gamma.device)
+    d_log_gamma[..., 1:] = (moved[:, :, 1:] * f[:, :, :-1]).sum((-2, -1))
+    if first is not None:
+        d_log_gamma[..., 0] = (left * first).sum((-2, -1))
+    y = _heads(first_gradient)
+    for t, target in enumerate(into_h):
+        if stops[t] or y is None:
+            target.zero_()
+        elif t:
+            torch.add(y, reads[t - 1], out=target)
+        else:
+            target.copy_(y)
+        y = torch.bmm(maps[t], target, out=into[t])
+    d_log_gamma += (moved * r).sum((-2, -1))
+    return g, h, d_log_gamma, left, moved[:, :, -1] + c[:, :, -1]
 
 
 def _run(p: Tensor, a: Tensor, gamma: Tensor, stops: list[bool], first: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
