@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import gdn_cases as cases
 import pytest
 import torch
+from gdn_kernels import frame_gdn
 from gdn_kernels.frame_gdn import memory
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,3 +55,46 @@ def test_large_tensors_are_ordinary_ones(madvise: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(memory, "_madvise", madvise)
     x = memory.empty(LARGE, dtype=torch.float32).copy_(torch.arange(LARGE))
     assert torch.equal(x, torch.arange(LARGE, dtype=torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("order", "asks"),
+    [("9\n", False), ("0\n", False), ("10\n", True), ("4294967295\n", True), ("-1\n", True), ("x", True)],
+)
+def test_no_huge_pages_where_the_host_takes_them_back(order: str, asks: bool, tmp_path: Path) -> None:
+    """Linux names the smallest blocks it reports as free, as a power of two of pages."""
+    (tmp_path / "order").write_text(order)
+    assert memory._asks(tmp_path / "order") is asks
+    assert memory._asks(tmp_path / "nothing here")
+
+
+def test_results_are_their_own_and_buffers_serve_any_mode() -> None:
+    """The kept buffers are overwritten by the next call, and may have come up in inference mode."""
+    first, second = ({n: x.float() for n, x in cases.inputs(1, 2, 3, 5, 8, seed=seed).items()} for seed in (0, 1))
+    with torch.inference_mode():
+        out, state = frame_gdn(**first, output_final_state=True)
+        kept = out.clone(), state.clone()
+    frame_gdn(**second)
+    assert torch.equal(out, kept[0]) and torch.equal(state.kv, kept[1].kv) and torch.equal(state.z, kept[1].z)
+    leaves = [x.clone().requires_grad_() for x in first.values()]
+    torch.autograd.grad(frame_gdn(*leaves).sum(), leaves)
+
+
+def test_threads_have_buffers_of_their_own() -> None:
+    """Callers side by side get what they get alone."""
+    clips = [cases.inputs(1, 4, 6, 40, 16, seed=seed) for seed in range(8)]
+    alone = [frame_gdn(**x) for x in clips]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            assert all(map(torch.equal, pool.map(lambda x: frame_gdn(**x), clips), alone))
+
+
+def test_no_more_than_the_limit_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A larger workspace is fresh; a smaller one is part of the kept one."""
+    monkeypatch.setattr(memory, "_KEPT", 4 * LARGE)
+    monkeypatch.setattr(memory, "_of_thread", threading.local())
+    memory.workspace((LARGE + 1,), dtype=torch.float32)
+    assert not hasattr(memory._of_thread, "bytes")
+    [large] = memory.workspace((LARGE,), dtype=torch.float32)
+    [small] = memory.workspace((10,), dtype=torch.float64)
+    assert small.data_ptr() == large.data_ptr() and memory._of_thread.bytes.numel() == 4 * LARGE

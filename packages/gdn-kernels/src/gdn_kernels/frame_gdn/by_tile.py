@@ -206,7 +206,7 @@ def _scan(x: _Heads, part: slice) -> None:
 def _scan_z(x: _Heads, back: bool) -> None:
     """The denominator's memory in one direction: z = kept + K' beta (1 - K kept), with kept = gamma z.
 
-    Vectors are rows: a product with one column takes four times as long.
+    Vectors are rows: a product with one column takes two to five times as long.
     """
     gates, gamma, read = x.gates[:, :, None].unbind(), x.gamma[..., None, None].unbind(), x.memories.read_z[int(back)]
     keys, columns, targets = x.keys.unbind(), x.keys.mT.unbind(), read.unbind()

@@ -1,8 +1,9 @@
-"""Memory on a CPU: large results on huge pages, small buffers that stay.
+"""Memory on a CPU: large results on huge pages, buffers that stay.
 
 The system hands out fresh memory when it is first touched, 4 kB at a time: 9.3 ms for the answers of 14,080 tokens in
-four heads, a quarter of what it takes to find them. Linux gives 2 MB at a time where it is asked to: 2.9 ms. The
-buffers of a small clip cost more than a third of its time where they are fresh at every call.
+four heads, a quarter of what it takes to find them. Linux gives 2 MB at a time where it is asked to: 2.9 ms. Not so in
+a virtual machine whose host takes free memory back: there every huge page may have to come from the host again, 6 ms
+each, and a call of 100 ms takes 320.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import ctypes
 import math
 import sys
 import threading
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 _LEAST = 8 << 20  # bytes, four huge pages; results of 6 MB were slower for it
 _PAGE = 4096
-_KEPT = 16 << 20  # bytes a thread may keep
+_KEPT = 64 << 20  # bytes a thread may keep; fresh ones cost a small clip more than a third of its time
 _LINE = 16  # elements: no two buffers share a cache line
 _MADV_HUGEPAGE = 14  # Linux
+_HUGE_ORDER = 9  # 2 MB are 2^9 pages
+_REPORTED = Path("/sys/module/page_reporting/parameters/page_reporting_order")  # -1 as long as nothing is reported
 
 
 def empty(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -36,7 +40,7 @@ def empty(*shape: int, dtype: torch.dtype) -> Tensor:
 def workspace(*shapes: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
     """Buffers side by side in one piece of memory, each of which would be too small for a page of its own.
 
-    Small ones stay with the thread: what a call gets is its own until the thread's next call.
+    Up to 64 MB stay with the thread: what a call gets is its own until the thread's next call.
     """
     sizes = [-(-math.prod(shape) // _LINE) * _LINE for shape in shapes]
     size = sum(sizes)
@@ -53,5 +57,15 @@ def _kept(size: int) -> Tensor:
     return held[:size]
 
 
+def _asks(reported: Path = _REPORTED) -> bool:
+    """Whether huge pages are worth asking for: on Linux, unless it reports free ones to a host that takes them back."""
+    if sys.platform != "linux":
+        return False
+    try:
+        return not 0 <= int(reported.read_text()) <= _HUGE_ORDER
+    except (OSError, ValueError):
+        return True
+
+
 _of_thread = threading.local()
-_madvise = getattr(ctypes.CDLL(None), "madvise", None) if sys.platform == "linux" else None
+_madvise = getattr(ctypes.CDLL(None), "madvise", None) if _asks() else None
