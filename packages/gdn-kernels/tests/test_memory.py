@@ -68,8 +68,9 @@ def test_no_huge_pages_where_the_host_takes_them_back(order: str, asks: bool, tm
     assert memory._asks(tmp_path / "nothing here")
 
 
-def test_results_are_their_own_and_buffers_serve_any_mode() -> None:
+def test_results_are_their_own_and_buffers_serve_any_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kept buffers are overwritten by the next call, and may have come up in inference mode."""
+    monkeypatch.setattr(memory, "_of_thread", threading.local())
     first, second = ({n: x.float() for n, x in cases.inputs(1, 2, 3, 5, 8, seed=seed).items()} for seed in (0, 1))
     with torch.inference_mode():
         out, state = frame_gdn(**first, output_final_state=True)
