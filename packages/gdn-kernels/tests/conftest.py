@@ -15,9 +15,8 @@ def schedule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Send small tensors down each schedule of the torch backend; memory that nobody wrote shows as NaN."""
     ours = request.param == "cpu"
     monkeypatch.setattr(chunked, "_WHOLE_BELOW", 1 << 60 if request.param == "whole" else 0)
-    monkeypatch.setattr(by_tile, "suits", lambda tokens: ours)
+    monkeypatch.setattr(by_tile, "LARGE", 0 if ours else 1 << 60)
     monkeypatch.setattr(by_tile, "TILE", 14 * 16)  # two frames or so
-    monkeypatch.setattr(by_head_backward, "LARGE", 0 if ours else 1 << 60)
     for module, name in ((chunked, "_TILE_TOKENS"), (by_head_backward, "TILE_TOKENS")):
         monkeypatch.setattr(module, name, 14)
     monkeypatch.setattr(memory, "_KEPT", 0)

@@ -7,7 +7,7 @@ import gdn_cases as cases
 import pytest
 import torch
 from gdn_kernels import FrameState, frame_gdn, frame_gdn_camera
-from gdn_kernels.frame_gdn import by_head_backward, by_tile, checks, chunked, ops, phases, reference, scan, workers
+from gdn_kernels.frame_gdn import by_tile, checks, chunked, ops, phases, reference, scan, workers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -71,6 +71,7 @@ def test_every_schedule_keeps_the_type(dtype: torch.dtype, schedule: str) -> Non
 @pytest.mark.parametrize("inference", [False, True])
 def test_tiles_shared_by_threads_give_the_same_bits(inference: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "SHARED", 0)
+    monkeypatch.setattr(by_tile, "LARGE", 0)
     monkeypatch.setattr(by_tile, "TILE", 200)  # two heads of one frame
     x, before, results = cases.inputs(2, 3, 4, 5, 16), torch.get_num_threads(), {}
     try:
@@ -89,7 +90,7 @@ def test_tiles_shared_by_threads_give_the_same_bits(inference: bool, monkeypatch
 @pytest.mark.parametrize("call", [frame_gdn, frame_gdn_camera], ids=["main", "camera"])
 def test_heads_shared_by_threads_give_the_same_gradients(call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "SHARED", 0)
-    monkeypatch.setattr(by_head_backward, "LARGE", 0)
+    monkeypatch.setattr(by_tile, "LARGE", 0)
     shares, before, results = [], torch.get_num_threads(), {}
     helpers = workers._helpers
     monkeypatch.setattr(workers, "_helpers", lambda process, n: shares.append(n) or helpers(process, n))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import gdn_cases as cases
 import pytest
 import torch
 from gdn_kernels import frame_gdn
-from gdn_kernels.frame_gdn import memory
+from gdn_kernels.frame_gdn import by_tile, memory, workers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,10 +70,30 @@ def test_no_huge_pages_where_the_host_takes_them_back(order: str, asks: bool, tm
     assert memory._asks(tmp_path / "nothing here")
 
 
-def test_results_are_their_own_and_buffers_serve_any_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kept buffers are overwritten by the next call, and may have come up in inference mode."""
+@pytest.fixture
+def helper_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every clip goes to threads of our own, and one that has only the defaults of a thread takes all tiles."""
+
+    class Helper:
+        @staticmethod
+        def submit(work: Callable[[int], None], index: int) -> Future[None]:
+            done: Future[None] = Future()
+            thread = threading.Thread(target=lambda: done.set_result(work(index)))
+            thread.start()
+            thread.join()
+            return done
+
+    monkeypatch.setattr(by_tile, "LARGE", 0)
+    monkeypatch.setattr(workers, "SHARED", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(workers, "_helpers", lambda process, count: Helper)
     monkeypatch.setattr(memory, "_of_thread", threading.local())
-    first, second = ({n: x.float() for n, x in cases.inputs(1, 2, 3, 5, 8, seed=seed).items()} for seed in (0, 1))
+
+
+@pytest.mark.usefixtures("helper_first")
+def test_results_are_their_own_and_buffers_serve_any_mode() -> None:
+    """The kept buffers are overwritten by the next call, and may have come up in inference mode."""
+    first, second = (cases.inputs(1, 2, 3, 5, 8, seed=seed) for seed in (0, 1))
     with torch.inference_mode():
         out, state = frame_gdn(**first, output_final_state=True)
         kept = out.clone(), state.clone()
@@ -81,13 +103,32 @@ def test_results_are_their_own_and_buffers_serve_any_mode(monkeypatch: pytest.Mo
     torch.autograd.grad(frame_gdn(*leaves).sum(), leaves)
 
 
-def test_threads_have_buffers_of_their_own() -> None:
+def test_threads_have_buffers_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers side by side get what they get alone."""
+    monkeypatch.setattr(by_tile, "LARGE", 0)
     clips = [cases.inputs(1, 4, 6, 40, 16, seed=seed) for seed in range(8)]
     alone = [frame_gdn(**x) for x in clips]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
             assert all(map(torch.equal, pool.map(lambda x: frame_gdn(**x), clips), alone))
+
+
+def test_nobody_works_on_after_an_error() -> None:
+    """Buffers may go to the next call: helpers have ended their pieces, and begin no others."""
+    done: list[int] = []
+
+    def do(piece: int, worker: int) -> None:
+        if not worker:
+            raise ValueError("the caller's own piece")
+        time.sleep(0.05)
+        done.append(piece)
+
+    with pytest.raises(ValueError, match="own piece"):
+        workers.Workers(2).each(range(100), do)
+    count = len(done)
+    assert count < 50
+    time.sleep(0.2)
+    assert len(done) == count
 
 
 def test_no_more_than_the_limit_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,19 +14,13 @@ import torch
 from torch import Tensor
 
 from gdn_kernels.frame_gdn import memory
-from gdn_kernels.frame_gdn.chunked import pairs
+from gdn_kernels.frame_gdn.chunked import pairs, turns_of
 from gdn_kernels.frame_gdn.parts import Memories, Rope, Summary
 from gdn_kernels.frame_gdn.scan import stops_of
 from gdn_kernels.frame_gdn.state import FrameState
 from gdn_kernels.frame_gdn.workers import workers
 
 TILE_TOKENS = 1760  # half a tile of the forward, as there are twice as many
-LARGE = 1 << 17  # elements of one head's tokens, from where they are worth the many small calls
-
-
-def suits(tokens: Tensor) -> bool:
-    """Whether tokens (b, n, h, d) are worth this schedule; on small ones its many calls cost more than they save."""
-    return tokens.device.type == "cpu" and tokens.shape[1] * tokens.shape[3] > LARGE
 
 
 def backward(
@@ -53,7 +47,9 @@ def backward(
     d_q, d_k, d_v, d_beta = (memory.empty(*x.shape, dtype=x.dtype) for x in (q, k, v, beta))
     d_log_gamma = torch.zeros(b, h, t, dtype=work)
     d_first = FrameState(torch.empty(b, h, d, e, dtype=work), None if den is None else torch.empty(b, h, d, dtype=work))
-    turns, back = (_turns_of(rope, t, s, work, inverse) for inverse in (False, True))
+    turns, back = (turns_of(rope, q, inverse) for inverse in (False, True))
+    if turns is not None and back is not None:
+        turns, back = turns.unflatten(0, (t, s)), back.unflatten(0, (t, s))
     clip = _Clip(
         q, k, v, beta, log_gamma.to(work).exp(), stops_of(restart, log_gamma), turns, back, runs,
         grad, last, out, den, summary, memories, first, d_q, d_k, d_v, d_beta, d_log_gamma, d_first,
@@ -283,14 +279,6 @@ def _runs_of(t: int, s: int) -> list[slice]:
     """Frames that are worked on together; the first run is the longest."""
     step = max(1, TILE_TOKENS // s)
     return [slice(i, min(i + step, t)) for i in range(0, t, step)]
-
-
-def _turns_of(rope: Rope | None, t: int, s: int, work: torch.dtype, back: bool) -> Tensor | None:
-    """Unit complex numbers (t, s, d / 2)."""
-    if rope is None:
-        return None
-    cos, sin = (x.to(work) for x in rope)
-    return torch.complex(cos, -sin if back else sin).unflatten(0, (t, s))
 
 
 def _turned(tile_fsd: Tensor, turns: Tensor | None, at: slice, to: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The forward on a CPU, for when nobody asks for a backward: a few frames of a few heads at a time.
+"""The forward of large clips on a CPU, for when nobody asks for a backward: a few frames of a few heads at a time.
 
 Heads lie side by side in memory, so a tile of tokens is read in one run; it is turned, weighted and multiplied while it
 is in cache. The denominator follows the rule itself: a few matrix-vector products a frame are cheaper than a second
@@ -23,11 +23,12 @@ from gdn_kernels.frame_gdn.state import FrameState
 from gdn_kernels.frame_gdn.workers import Workers, workers
 
 TILE = 3520 * 112  # elements: 1.6 MB, a share of the second-level cache
+LARGE = 1 << 17  # elements of one head's tokens, from where they are worth the many small calls
 
 
 def suits(tokens: Tensor) -> bool:
-    """Whether tokens lie where this is the way to go."""
-    return tokens.device.type == "cpu"
+    """Whether tokens (b, n, h, d) are worth this forward and the backward by heads: large enough, and on a CPU."""
+    return tokens.device.type == "cpu" and tokens.shape[1] * tokens.shape[3] > LARGE
 
 
 def forward(

@@ -43,7 +43,7 @@ class _Block(NamedTuple):
 def summary(k: Tensor, v: Tensor, beta: Tensor, rope: Rope | None, divide: bool) -> Summary:
     """P, A and, for the denominator, P and A of unrotated keys and the value 1."""
     (b, _, h, d), e, t = k.shape, v.shape[-1], beta.shape[2]
-    work, turns = working_type(k), _turns(rope, k)
+    work, turns = working_type(k), turns_of(rope, k)
     p = torch.empty(b, h, t, d, d, dtype=work, device=k.device)
     a = torch.empty(b, h, t, d, e, dtype=work, device=k.device)
     p_z = torch.empty_like(p) if divide and turns is not None else None
@@ -66,7 +66,7 @@ def summary(k: Tensor, v: Tensor, beta: Tensor, rope: Rope | None, divide: bool)
 def readout(q: Tensor, memories: Memories, rope: Rope | None, eps: float | None) -> tuple[Tensor, Tensor | None]:
     """Q (F + R), divided by Q (z + r) + eps unless eps is None; and that denominator (b, h, t, s)."""
     (b, n, h, d), (t, e) = q.shape, memories.f.shape[2::2]
-    work, turns, s = working_type(q), _turns(rope, q), n // t
+    work, turns, s = working_type(q), turns_of(rope, q), n // t
     total, total_z = memories.total, memories.total_z
     out = torch.empty(b, n, h, e, dtype=q.dtype, device=q.device)
     den = None if eps is None else torch.empty(b, h, t, s, dtype=work, device=q.device)
@@ -88,7 +88,7 @@ def readout_backward(
 ) -> tuple[Tensor, FrameState]:
     """Gradients of q and of the memories each frame read (kv (b, h, t, d, e), z (b, h, t, d))."""
     (b, _, h, d), (t, e) = q.shape, memories.f.shape[2::2]
-    work, turns, back = working_type(q), _turns(rope, q), _turns(rope, q, back=True)
+    work, turns, back = working_type(q), turns_of(rope, q), turns_of(rope, q, back=True)
     total, total_z = memories.total, memories.total_z
     d_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     d_kv = torch.empty(b, h, t, d, e, dtype=work, device=q.device)
@@ -122,7 +122,7 @@ def summary_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of k, v and beta from those that reached every frame's map."""
     (_, _, _, d), e, t = k.shape, v.shape[-1], beta.shape[2]
-    work, turns, back = working_type(k), _turns(rope, k), _turns(rope, k, back=True)
+    work, turns, back = working_type(k), turns_of(rope, k), turns_of(rope, k, back=True)
     gamma = log_gamma.to(work).exp()[..., None]
     d_k, d_v, d_beta = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (k, v, beta))
     assert memories.r is not None
@@ -200,7 +200,7 @@ def _gates(beta: Tensor, at: _Block, work: torch.dtype) -> Tensor:
     return beta[at.b, at.h, at.f].to(work).reshape(-1, beta.shape[-1], 1)
 
 
-def _turns(rope: Rope | None, x: Tensor, back: bool = False) -> Tensor | None:
+def turns_of(rope: Rope | None, x: Tensor, back: bool = False) -> Tensor | None:
     """Unit complex numbers (n, d / 2). Never a lazy conj(): AOTDispatcher runs operators with that bit ignored."""
     if rope is None:
         return None

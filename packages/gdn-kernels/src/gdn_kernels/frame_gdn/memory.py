@@ -2,8 +2,8 @@
 
 The system hands out fresh memory when it is first touched, 4 kB at a time: 9.3 ms for the answers of 14,080 tokens in
 four heads, a quarter of what it takes to find them. Linux gives 2 MB at a time where it is asked to: 2.9 ms. Not so in
-a virtual machine whose host takes free memory back: there every huge page may have to come from the host again, 6 ms
-each, and a call of 100 ms takes 320.
+a virtual machine whose host takes free memory back: there every huge page may have to come from the host again, and a
+call of 100 ms takes 320.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 _LEAST = 8 << 20  # bytes, four huge pages; results of 6 MB were slower for it
 _PAGE = 4096
-_KEPT = 64 << 20  # bytes a thread may keep; fresh ones cost a small clip more than a third of its time
+_KEPT = 64 << 20  # bytes a thread may keep; fresh ones cost a clip of a million elements a tenth or more
 _LINE = 16  # elements: no two buffers share a cache line
 _MADV_HUGEPAGE = 14  # Linux
 _HUGE_ORDER = 9  # 2 MB are 2^9 pages
@@ -40,7 +40,7 @@ def empty(*shape: int, dtype: torch.dtype) -> Tensor:
 def workspace(*shapes: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
     """Buffers side by side in one piece of memory, each of which would be too small for a page of its own.
 
-    Up to 64 MB stay with the thread: what a call gets is its own until the thread's next call.
+    They stay with the thread up to a limit: what a call gets is its own until the thread's next call.
     """
     sizes = [-(-math.prod(shape) // _LINE) * _LINE for shape in shapes]
     size = sum(sizes)

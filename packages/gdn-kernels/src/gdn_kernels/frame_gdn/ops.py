@@ -80,7 +80,7 @@ def backward(
     memories, summary = Memories(f, r, zf, zr), Summary(p, f, p_z)  # A itself is not needed again
     first = None if kv is None else FrameState(kv, z)
     last = None if grad_kv is None else FrameState(grad_kv.contiguous(), grad_z if divide else None)
-    if backend == "torch" and by_head_backward.suits(q):
+    if backend == "torch" and by_tile.suits(q):
         d_q, d_k, d_v, d_beta, d_log_gamma, d_first = by_head_backward.backward(
             grad.contiguous(), last, q, k, v, beta, log_gamma, rope, chunk_starts, first, out, den if divide else None,
             summary, memories,

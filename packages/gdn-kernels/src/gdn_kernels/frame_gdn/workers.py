@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
@@ -34,7 +34,12 @@ class Workers:
         # One share is the caller's: two threads that begin together tend to run on one core until the next tick.
         helpers = range(1, self.count)
         others = [_helpers(os.getpid(), len(helpers)).submit(work, index) for index in helpers]
-        work(0)
+        try:
+            work(0)
+        finally:
+            # Buffers may go to the next call only when nobody writes to them: after an error too.
+            list(queue)  # nothing is left to take
+            wait(others)
         for other in others:
             other.result()
 
