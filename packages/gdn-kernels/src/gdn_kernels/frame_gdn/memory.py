@@ -52,8 +52,7 @@ def workspace(*shapes: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
 def _kept(size: int) -> Tensor:
     held: Tensor | None = getattr(_of_thread, "bytes", None)
     if held is None or held.numel() < size:
-        with torch.inference_mode(False):  # it may serve another mode later
-            held = _of_thread.bytes = torch.empty(size, dtype=torch.uint8)
+        held = _of_thread.bytes = torch.empty(size, dtype=torch.uint8)
     return held[:size]
 
 
