@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
+import platform
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 LARGE = 3 << 20  # elements: 12 MB of float32
+LINUX = sys.platform == "linux"
 
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=4).map(tuple), min_size=1, max_size=6))
@@ -41,22 +45,49 @@ def test_advice_stays_inside_the_tensor_and_small_ones_get_none(monkeypatch: pyt
         return -1  # a system that refuses
 
     monkeypatch.setattr(memory, "_madvise", madvise)
-    assert memory.empty(1000, dtype=torch.float32).shape == (1000,)
-    assert not asked
+    monkeypatch.setattr(memory, "_HUGE", True)
+    small = memory.empty(1000, dtype=torch.float32)
+    memory.populate(small)
+    assert small.shape == (1000,) and not asked
     x = memory.empty(3, LARGE // 3, dtype=torch.float32).fill_(1)
-    [(start, size, advice)] = asked
-    assert not start % 4096 and not size % 4096 and advice == 14
-    end = x.data_ptr() + x.nbytes
+    memory.populate(x)
+    assert [advice for _, _, advice in asked] == [14, 23] and asked[0][:2] == asked[1][:2]
+    (start, size, _), end = asked[0], x.data_ptr() + x.nbytes
+    assert not start % 4096 and not size % 4096
     assert x.data_ptr() <= start < x.data_ptr() + 4096 and end - 4096 < start + size <= end
     assert float(x.sum()) == LARGE
 
 
+@pytest.mark.parametrize("huge", [False, True])
 @pytest.mark.parametrize("madvise", [None, memory._madvise])
-def test_large_tensors_are_ordinary_ones(madvise: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the system's own call, and where there is none."""
+def test_large_tensors_are_ordinary_ones(madvise: Any, huge: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the system's own call, and where there is none; asked for once more when they have values."""
     monkeypatch.setattr(memory, "_madvise", madvise)
-    x = memory.empty(LARGE, dtype=torch.float32).copy_(torch.arange(LARGE))
+    monkeypatch.setattr(memory, "_HUGE", huge)
+    x = memory.empty(LARGE, dtype=torch.float32)
+    memory.populate(x)
+    x.copy_(torch.arange(LARGE))
+    memory.populate(x)
     assert torch.equal(x, torch.arange(LARGE, dtype=torch.float32))
+
+
+@pytest.mark.skipif(not LINUX or tuple(map(int, platform.release().split(".")[:2])) < (5, 14), reason="Linux 5.14")
+def test_populated_memory_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One write a page of a tensor too large for the heap: the first finds pages missing, the other finds none."""
+    resource = importlib.import_module("resource")  # not on Windows
+    monkeypatch.setattr(memory, "_HUGE", False)
+
+    def faults(populate: bool) -> int:
+        x = memory.empty(10 * LARGE, dtype=torch.float32)
+        if populate:
+            memory.populate(x)
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        ctypes.memset(x.data_ptr(), 1, x.nbytes)
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+    if faults(populate=False) < 1000:
+        pytest.skip("the system gives huge pages unasked")
+    assert faults(populate=True) < 100
 
 
 @pytest.mark.parametrize(
@@ -129,6 +160,19 @@ def test_nobody_works_on_after_an_error() -> None:
     assert count < 50
     time.sleep(0.2)
     assert len(done) == count
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_caller_begins_with_what_is_its_own(count: int) -> None:
+    """Before any piece of its own, once, and on its own thread."""
+    done: list[tuple[int, str]] = []
+    workers.Workers(count).each(
+        range(4),
+        lambda piece, worker: done.append((threading.get_ident(), "piece")),
+        first=lambda: done.append((threading.get_ident(), "first")),
+    )
+    assert [what for thread, what in done if thread == threading.get_ident()][:1] == ["first"]
+    assert sorted(what for _, what in done) == ["first", *4 * ["piece"]]
 
 
 def test_no_more_than_the_limit_stays(monkeypatch: pytest.MonkeyPatch) -> None:

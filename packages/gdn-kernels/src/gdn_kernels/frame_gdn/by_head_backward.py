@@ -70,7 +70,11 @@ def backward(
                 _through_the_scan_z(clip, at, own)
             _through_the_summary(clip, at, own)
 
-        threads.each(product(range(b), range(h)), answer)
+        def fresh() -> None:
+            for x in (d_q, d_k, d_v):
+                memory.populate(x)
+
+        threads.each(product(range(b), range(h)), answer, first=fresh)
     return d_q, d_k, d_v, d_beta, d_log_gamma, d_first
 
 

@@ -23,6 +23,7 @@ from gdn_kernels.frame_gdn.state import FrameState
 from gdn_kernels.frame_gdn.workers import Workers, workers
 
 TILE = 3520 * 112  # elements: 1.6 MB, a share of the second-level cache
+WORTHWHILE = 3 << 14  # elements of some heads of a frame, from where that frame is worth calls of its own
 LARGE = 1 << 17  # elements of one head's tokens, from where they are worth the many small calls
 
 
@@ -49,6 +50,8 @@ def forward(
     out = memory.empty(b, n, h, e, dtype=q.dtype)
     final = FrameState(torch.empty(b, h, d, e, dtype=work), None if eps is None else torch.empty(b, h, d, dtype=work))
     g, f = tile_of(h, t, s * max(d, e))
+    if rope is None and g * s * d >= WORTHWHILE:
+        f = 1  # so that keys, values and queries are read where they lie
     with workers(out.numel()) as threads:
         # Here, where nothing is shared out by PyTorch: its threads stay awake for some milliseconds, on our cores.
         gates, gamma = beta.to(work), log_gamma.to(work).exp()
@@ -67,7 +70,7 @@ def forward(
                     queries, keys, values, answers, gates[at].transpose(0, 1), gamma[at].T, angles, stops, eps,
                     None if first is None else _of(first, at), _of(final, at), memories,
                 )  # fmt: skip
-                _answer_heads(heads, f, threads, own)
+                _answer_heads(heads, f, threads, own, None if j else out[i])
     return out, final
 
 
@@ -158,7 +161,8 @@ class _Buffers(NamedTuple):
         return self if count == len(self.rows) else _Buffers(*(x[:count] for x in self))
 
 
-def _answer_heads(x: _Heads, f: int, threads: Workers, own: list[_Buffers]) -> None:
+def _answer_heads(x: _Heads, f: int, threads: Workers, own: list[_Buffers], fresh: Tensor | None) -> None:
+    """fresh is the memory of all heads' answers, if these are the first to be written there."""
     tiles, heads = x.tiles(f), x.gamma.shape[1]
     share = -(-heads // threads.count)
     unit = torch.eye(x.memories.maps.shape[-1], dtype=x.gates.dtype).expand(f * heads, -1, -1)
@@ -170,7 +174,7 @@ def _answer_heads(x: _Heads, f: int, threads: Workers, own: list[_Buffers]) -> N
             _summarise(piece, unit, own[worker].frames(len(piece.keys)))
 
     pieces: list[_Tile | bool] = [*([] if x.eps is None else [False, True]), *tiles]
-    threads.each(pieces, prepare)
+    threads.each(pieces, prepare, first=None if fresh is None else lambda: memory.populate(fresh))
     if x.eps is not None:
         x.memories.read_z[0].add_(x.memories.read_z[1])
     threads.each([slice(i, i + share) for i in range(0, heads, share)], lambda part, _: _scan(x, part))

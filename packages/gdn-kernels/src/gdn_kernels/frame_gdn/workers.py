@@ -22,8 +22,13 @@ class Workers:
     def __init__(self, count: int) -> None:
         self.count = count
 
-    def each(self, pieces: Iterable[Piece], do: Callable[[Piece, int], None]) -> None:
-        """do(piece, index of the worker) for every piece: whoever is free takes the next one."""
+    def each(
+        self, pieces: Iterable[Piece], do: Callable[[Piece, int], None], first: Callable[[], None] | None = None
+    ) -> None:
+        """do(piece, index of the worker) for every piece: whoever is free takes the next one.
+
+        first is what the caller does before it takes any.
+        """
         queue, inference = iter(list(pieces)), torch.is_inference_mode_enabled()
 
         def work(index: int) -> None:
@@ -35,6 +40,8 @@ class Workers:
         helpers = range(1, self.count)
         others = [_helpers(os.getpid(), len(helpers)).submit(work, index) for index in helpers]
         try:
+            if first is not None:
+                first()
             work(0)
         finally:
             # Buffers may go to the next call only when nobody writes to them: after an error too.
