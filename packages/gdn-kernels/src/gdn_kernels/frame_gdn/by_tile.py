@@ -59,7 +59,7 @@ def forward(
         frames = [(t, g, d, d), (t, g, d, e), (t, g, d, e), (2, g, d, e), (2, t, g, 1, d)]
         tiles = [(f, g, s, d), (f, g, s, d), (f, g, s, e), (f, 1, s, d if rope else 0)] * threads.count
         buffers = memory.workspace(*frames, *tiles, dtype=work)
-        memories, *own = _Memories(*buffers[:5]), *(_Buffers(*buffers[i : i + 4]) for i in range(5, len(buffers), 4))
+        memories, *own = _Memories(*buffers[:5]), *(_Buffers.of(*buffers[i : i + 4]) for i in range(5, len(buffers), 4))
         for i in range(b):
             for j in range(0, h, g):
                 at = i, slice(j, j + g)
@@ -155,6 +155,12 @@ class _Buffers(NamedTuple):
     weighted: Tensor
     values: Tensor
     turns: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, weighted: Tensor, values: Tensor, turns: Tensor) -> _Buffers:
+        """Turned tokens of one frame lie as in the clip, to be made in one run; of more frames, as products read."""
+        f, g, s, d = rows.shape
+        return cls(rows.view(f, s, g, d).transpose(1, 2) if f == 1 else rows, weighted, values, turns)
 
     def frames(self, count: int) -> _Buffers:
         """Of so many frames: the last tile may be short."""
