@@ -68,20 +68,20 @@ def test_every_schedule_keeps_the_type(dtype: torch.dtype, schedule: str) -> Non
     assert out.dtype == dtype and cases.error(out, want) < (5e-3 if dtype == torch.bfloat16 else 1e-6)
 
 
-@pytest.mark.parametrize("frame_from", [0, 1 << 60])
-def test_large_frames_are_read_where_they_lie(frame_from: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a rotation, frames that are large enough are tiles of their own; others share one."""
-    tiles = []
-    answer = by_tile._answer
+@pytest.mark.parametrize("call", [frame_gdn, frame_gdn_camera], ids=["main", "camera"])
+@pytest.mark.parametrize(("frame_from", "threads"), [(0, 1), (0, 2), (1 << 60, 1)])
+def test_large_frames_are_read_where_they_lie(
+    call, frame_from: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames that are large enough are tiles of their own, but with a rotation that threads share; others share one."""
+    tiles, answer = [], by_tile._answer
     monkeypatch.setattr(by_tile, "_answer", lambda tile, *rest: tiles.append(tile) or answer(tile, *rest))
     monkeypatch.setattr(by_tile, "LARGE", 0)
     monkeypatch.setattr(by_tile, "WORTHWHILE", frame_from)
-    x = cases.inputs(1, 2, 5, 6, 16)
-    assert cases.error(frame_gdn_camera(**x), frame_gdn_camera(**x, backend="reference")) < 1e-6
-    assert len(tiles) == (1 if frame_from else 5)
-    tiles.clear()
-    frame_gdn(**x, rope=cases.rope(30, 16))
-    assert len(tiles) == 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    x, rope = cases.inputs(1, 2, 5, 6, 16), {"rope": cases.rope(30, 16)} if call is frame_gdn else {}
+    assert cases.error(call(**x, **rope), call(**x, **rope, backend="reference")) < 1e-6
+    assert len(tiles) == (5 if frame_from == 0 and not (rope and threads == 2) else 1)
 
 
 @pytest.mark.parametrize("inference", [False, True])

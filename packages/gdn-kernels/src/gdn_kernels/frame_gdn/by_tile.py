@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gdn_kernels.frame_gdn import memory
-from gdn_kernels.frame_gdn.chunked import pairs
+from gdn_kernels.frame_gdn.chunked import in_pairs, pairs
 from gdn_kernels.frame_gdn.parts import Rope
 from gdn_kernels.frame_gdn.scan import stops_of
 from gdn_kernels.frame_gdn.state import FrameState
@@ -50,16 +50,17 @@ def forward(
     out = memory.empty(b, n, h, e, dtype=q.dtype)
     final = FrameState(torch.empty(b, h, d, e, dtype=work), None if eps is None else torch.empty(b, h, d, dtype=work))
     g, f = tile_of(h, t, s * max(d, e))
-    if rope is None and g * s * d >= WORTHWHILE:
-        f = 1  # so that keys, values and queries are read where they lie
+    if g * s * d >= WORTHWHILE and (rope is None or torch.get_num_threads() == 1):
+        # What is not turned is read where it lies. PyTorch shares out only larger pieces of what is.
+        f = 1
     with workers(out.numel()) as threads:
         # Here, where nothing is shared out by PyTorch: its threads stay awake for some milliseconds, on our cores.
         gates, gamma = beta.to(work), log_gamma.to(work).exp()
         angles = None if rope is None else tuple(x.to(work).view(t, 1, s, -1) for x in rope)
-        frames = [(t, g, d, d), (t, g, d, e), (t, g, d, e), (2, g, d, e), (2, t, g, 1, d)]
+        frames = [(t, g, d, d), (t, g, d, e), (t, g, d, e), (2, t, g, 1, d)]
         tiles = [(f, g, s, d), (f, g, s, d), (f, g, s, e), (f, 1, s, d if rope else 0)] * threads.count
         buffers = memory.workspace(*frames, *tiles, dtype=work)
-        memories, *own = _Memories(*buffers[:5]), *(_Buffers.of(*buffers[i : i + 4]) for i in range(5, len(buffers), 4))
+        memories, *own = _Memories(*buffers[:4]), *(_Buffers.of(*buffers[i : i + 4]) for i in range(4, len(buffers), 4))
         for i in range(b):
             for j in range(0, h, g):
                 at = i, slice(j, j + g)
@@ -86,15 +87,11 @@ def _of(state: FrameState, at: tuple[int, slice]) -> FrameState:
 
 
 class _Memories(NamedTuple):
-    """Of every frame: gamma (I - P), A, what it reads of both directions, and of the denominator's two, as rows.
-
-    back is the reverse memory, of this frame and of the last.
-    """
+    """Of every frame: gamma (I - P), A, what it reads of both directions, and of the denominator's two, as rows."""
 
     maps: Tensor
     writes: Tensor
     read: Tensor
-    back: Tensor
     read_z: Tensor
 
 
@@ -118,21 +115,21 @@ class _Heads:
     def tiles(self, f: int) -> list[_Tile]:
         """Views of f frames at a time."""
         flat = f * self.gamma.shape[1]
-        maps, writes, read, _, read_z = self.memories
+        maps, writes, read, read_z = self.memories
         tokens = (self.queries, self.keys, self.values, self.answers, self.gates[..., None], read_z[0])
         matrices = (self.gamma[..., None, None], maps, writes, read)
         views = (*(x.split(f) for x in tokens), *(x.flatten(0, 1).split(flat) for x in matrices))
-        tiles = [_Tile(*each) for each in zip(*views, strict=True)]
         if self.angles is None:
-            return tiles
-        angles = zip(*(x.split(f) for x in self.angles), strict=True)
-        return [tile._replace(angles=each) for tile, each in zip(tiles, angles, strict=True)]
+            return [_Tile(*each) for each in zip(*views, strict=True)]
+        paired = (pairs(x) if in_pairs(x) and x.dtype == maps.dtype else x for x in (self.queries, self.keys))
+        turning = map(_Turning, *(x.split(f) for x in (*paired, *self.angles)))
+        return [_Tile(*each) for each in zip(*views, turning, strict=True)]
 
 
 class _Tile(NamedTuple):
     """A few frames of a few heads.
 
-    Tokens are (f, g, s, d or e), gates (f, g, s, 1), matrices (f g, d, d or e), angles (f, 1, s, d / 2).
+    Tokens are (f, g, s, d or e), gates (f, g, s, 1), matrices (f g, d, d or e).
     """
 
     queries: Tensor
@@ -145,22 +142,33 @@ class _Tile(NamedTuple):
     maps: Tensor
     writes: Tensor
     read: Tensor
-    angles: tuple[Tensor, ...] | None = None
+    turning: _Turning | None = None
+
+
+class _Turning(NamedTuple):
+    """What a rotation takes: queries and keys, complex where they lie in pairs, and angles (f, 1, s, d / 2)."""
+
+    queries: Tensor
+    keys: Tensor
+    cos: Tensor
+    sin: Tensor
 
 
 class _Buffers(NamedTuple):
-    """A worker's own: turned tokens, weighted ones and values (f, g, s, d or e), and turns (f, 1, s, d)."""
+    """A worker's own: turned tokens, weighted ones and values (f, g, s, d or e), complex turns, and rows in pairs."""
 
     rows: Tensor
     weighted: Tensor
     values: Tensor
     turns: Tensor
+    paired: Tensor
 
     @classmethod
     def of(cls, rows: Tensor, weighted: Tensor, values: Tensor, turns: Tensor) -> _Buffers:
         """Turned tokens of one frame lie as in the clip, to be made in one run; of more frames, as products read."""
         f, g, s, d = rows.shape
-        return cls(rows.view(f, s, g, d).transpose(1, 2) if f == 1 else rows, weighted, values, turns)
+        rows = rows.view(f, s, g, d).transpose(1, 2) if f == 1 else rows
+        return cls(rows, weighted, values, pairs(turns), pairs(rows) if turns.numel() else rows)
 
     def frames(self, count: int) -> _Buffers:
         """Of so many frames: the last tile may be short."""
@@ -190,7 +198,7 @@ def _answer_heads(x: _Heads, f: int, threads: Workers, own: list[_Buffers], fres
 def _summarise(x: _Tile, unit: Tensor, own: _Buffers) -> None:
     """gamma (I - P) and A."""
     work = x.gates.dtype
-    rows = _turned(_typed(x.keys, work), x.angles, own)
+    rows = _typed(x.keys, work) if x.turning is None else _turned(x.turning.keys, x.turning, own)
     weighted = torch.mul(rows, x.gates, out=own.weighted).flatten(0, 1)
     rows, values = _stacked(rows, own.rows), _stacked(_typed(x.values, work), own.values)
     torch.baddbmm(unit[: len(rows)], weighted.mT, rows, alpha=-1, out=x.maps).mul_(x.gamma)
@@ -199,7 +207,7 @@ def _summarise(x: _Tile, unit: Tensor, own: _Buffers) -> None:
 
 def _scan(x: _Heads, part: slice) -> None:
     """What every frame reads of both directions, and the forward memory after the last."""
-    maps, writes, read, back = (y[:, part].unbind() for y in x.memories[:4])
+    maps, writes, read = (y[:, part].unbind() for y in x.memories[:3])
     memory = None if x.first is None else x.first.kv[part]
     for t, target in enumerate(read):
         memory = target.copy_(writes[t]) if memory is None else torch.baddbmm(writes[t], maps[t], memory, out=target)
@@ -211,7 +219,8 @@ def _scan(x: _Heads, part: slice) -> None:
         if x.stops[t]:
             memory = None
         elif t:
-            memory = writes[t] if memory is None else torch.baddbmm(writes[t], maps[t], memory, out=back[t % 2])
+            # Nobody reads these writes again.
+            memory = writes[t] if memory is None else writes[t].baddbmm_(maps[t], memory)
 
 
 def _scan_z(x: _Heads, back: bool) -> None:
@@ -245,10 +254,11 @@ def _scan_z(x: _Heads, back: bool) -> None:
 
 def _answer(x: _Tile, eps: float | None, own: _Buffers) -> None:
     queries = _typed(x.queries, x.read.dtype)
-    rows = _turned(queries, x.angles, own)
+    rows = queries if x.turning is None else _turned(x.turning.queries, x.turning, own)
     if eps is not None:
         # Dividing the queries is the same as dividing the answers, and they are in cache.
-        den = torch.stack([torch.bmm(z, y) for z, y in zip(x.read_z, queries.mT, strict=True)])
+        each = [torch.bmm(z, y) for z, y in zip(x.read_z, queries.mT, strict=True)]
+        den = torch.stack(each) if len(each) > 1 else each[0][None]
         rows = torch.mul(rows, den.add_(eps).reciprocal_().mT, out=own.rows)
     rows = _stacked(rows, own.rows)
     if len(x.answers) == 1 and x.answers.dtype == rows.dtype:
@@ -257,12 +267,10 @@ def _answer(x: _Tile, eps: float | None, own: _Buffers) -> None:
         x.answers.copy_(torch.bmm(rows, x.read, out=own.values.flatten(0, 1)).view(x.answers.shape))
 
 
-def _turned(tokens: Tensor, angles: tuple[Tensor, ...] | None, own: _Buffers) -> Tensor:
-    """Pairs rotated by the angles of their tokens, into a buffer; the tokens themselves without any."""
-    if angles is None:
-        return tokens
-    turns = torch.complex(*angles, out=pairs(own.turns))
-    torch.mul(pairs(tokens), turns, out=pairs(own.rows))
+def _turned(tokens: Tensor, by: _Turning, own: _Buffers) -> Tensor:
+    """Pairs rotated by the angles of their tokens, in a buffer."""
+    turns = torch.complex(by.cos, by.sin, out=own.turns)
+    torch.mul(tokens if tokens.is_complex() else pairs(_typed(tokens, own.rows.dtype)), turns, out=own.paired)
     return own.rows
 
 

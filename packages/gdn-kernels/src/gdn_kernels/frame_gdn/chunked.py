@@ -219,9 +219,13 @@ def _turn(tile_msd: Tensor, turns_nf: Tensor | None, at: _Block) -> Tensor:
 
 def pairs(tile_msd: Tensor) -> Tensor:
     """Neighbouring channels as complex numbers; copied where they do not lie side by side at an even place."""
-    fits = tile_msd.stride(-1) == 1 and not any(x % 2 for x in (tile_msd.storage_offset(), *tile_msd.stride()[:-1]))
-    tile_msd = tile_msd if fits else tile_msd.clone(memory_format=torch.contiguous_format)
+    tile_msd = tile_msd if in_pairs(tile_msd) else tile_msd.clone(memory_format=torch.contiguous_format)
     return torch.view_as_complex(tile_msd.unflatten(-1, (-1, 2)))
+
+
+def in_pairs(x: Tensor) -> bool:
+    """Whether pairs(x) is a view."""
+    return x.stride(-1) == 1 and not any(y % 2 for y in (x.storage_offset(), *x.stride()[:-1]))
 
 
 def _shifted(x: Tensor, first: Tensor | None) -> Tensor:
