@@ -20,7 +20,7 @@ from gdn_kernels.frame_gdn.scan import stops_of
 from gdn_kernels.frame_gdn.state import FrameState
 from gdn_kernels.frame_gdn.workers import workers
 
-TILE_TOKENS = 1760  # half a tile of the forward, as there are twice as many
+TILE_TOKENS = 3520  # of 112 channels a megabyte and a half
 
 
 def backward(
