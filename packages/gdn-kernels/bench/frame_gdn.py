@@ -1,12 +1,13 @@
 """Time frame_gdn and frame_gdn_camera beside diffusers' functions on a CPU, on the same inputs, in one run.
 
-    python packages/gdn-kernels/bench/frame_gdn.py [--size tiny | long | ... | all] [--backward] [--threads 2]
+    python packages/gdn-kernels/bench/frame_gdn.py [--size tiny | ... | all] [--backward] [--threads 2] [--in-a-row]
 
 Both sides do both directions in time. With --backward the gradients of q, k, v, beta and log gamma are timed, without
 the forward that precedes them: closed form on our side, autograd through the forward on the other. Nothing is reported
 unless the results agree first. Before every call on a large clip the heap is trimmed: the C library hands memory back
 to the system at some later free, and would do so inside the other side's clock. Every call then meets fresh pages, as
-a first one does. Peak memory is measured in a child process per side.
+a first one does. With --in-a-row one side is timed after the other, memory and caches warm, and its best call counts:
+the measurement of kernels.md. Peak memory is measured in a child process per side.
 
 floor_ms is what the least arithmetic of kernels.md section 2 takes at the rate of one large matrix product, measured
 beside it; no ratio can exceed diffusers_ms / floor_ms on the machine of the run. wanted is the ratio to reach: that
@@ -121,16 +122,18 @@ def compare(size: str, branch: str, args: argparse.Namespace) -> dict[str, objec
     limit = 2e-5 if args.backward else 5e-6
     if not max(errors) < limit:
         sys.exit(f"{size} {branch}: results differ by {max(errors):.1e}; nothing is reported")
+    del results
     times: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(args.repeats):
-        for side, prepare in sides.items():
-            call = prepare()
-            if math.prod(SIZES[size]) > TRIM_FROM:
-                trim()
-            start = time.perf_counter()
-            result = call()
-            times[side].append(1e3 * (time.perf_counter() - start))
-            del result
+    turns = [side for side in sides for _ in range(args.repeats)] if args.in_a_row else [*sides] * args.repeats
+    for side in turns:
+        call = sides[side]()
+        if math.prod(SIZES[size]) > TRIM_FROM and not args.in_a_row:
+            trim()
+        start = time.perf_counter()
+        result = call()
+        times[side].append(1e3 * (time.perf_counter() - start))
+        del result
+    typical = min if args.in_a_row else statistics.median
     row: dict[str, object] = {
         "size": size,
         "branch": branch,
@@ -139,13 +142,13 @@ def compare(size: str, branch: str, args: argparse.Namespace) -> dict[str, objec
         "error": max(errors),
     }
     for side, ms in times.items():
-        row[f"{side}_ms"] = round(statistics.median(ms), 2)
+        row[f"{side}_ms"] = round(typical(ms), 2)
         row[f"{side}_spread_ms"] = round(max(ms) - min(ms), 2)
         if not args.no_peak:
             row[f"{side}_peak_mb"] = round(peak_mb(size, branch, side, args), 1)
     row["floor_ms"] = round(least_flops(SIZES[size], args.backward) / product_rate(), 2)
     wanted = 3.0 if args.backward else dict(enumerate(WANTED.get((size, branch), ()), 1)).get(args.threads)
-    row["ratio"] = round(statistics.median(times["diffusers"]) / statistics.median(times["ours"]), 2)
+    row["ratio"] = round(typical(times["diffusers"]) / typical(times["ours"]), 2)
     if wanted is not None:
         row["wanted"] = wanted
     return row
@@ -159,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--backward", action="store_true", help="time the gradients instead of the forward")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--in-a-row", action="store_true", help="one side after the other, the best of its calls")
     parser.add_argument("--no-peak", action="store_true", help="leave peak memory out, which needs child processes")
     parser.add_argument("--peak", choices=SIDES, help="internal: print the peak of one side")
     args = parser.parse_args(argv)
