@@ -84,6 +84,19 @@ def test_large_frames_are_read_where_they_lie(
     assert len(tiles) == (5 if frame_from == 0 and not (rope and threads == 2) else 1)
 
 
+def test_tokens_at_odd_places_are_copied_a_tile_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs need even places; a whole clip is never copied for that."""
+    copied, pairs = [], by_tile.pairs
+    monkeypatch.setattr(by_tile, "pairs", lambda y: copied.append(0 if chunked.in_pairs(y) else y.numel()) or pairs(y))
+    monkeypatch.setattr(by_tile, "LARGE", 0)
+    monkeypatch.setattr(by_tile, "TILE", 2 * 2 * 6 * 16)  # two frames of both heads
+    x = cases.inputs(1, 2, 5, 6, 16)
+    odd = {n: torch.cat([y.new_zeros(1), y.flatten()])[1:].view_as(y) if n in "qk" else y for n, y in x.items()}
+    rope = cases.rope(30, 16)
+    assert torch.equal(frame_gdn(**odd, rope=rope), frame_gdn(**x, rope=rope))
+    assert max(copied) == by_tile.TILE and sum(copied) == 2 * x["q"].numel()
+
+
 @pytest.mark.parametrize("inference", [False, True])
 def test_tiles_shared_by_threads_give_the_same_bits(inference: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "SHARED", 0)
