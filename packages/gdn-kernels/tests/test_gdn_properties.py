@@ -69,19 +69,19 @@ def test_every_schedule_keeps_the_type(dtype: torch.dtype, schedule: str) -> Non
 
 
 @pytest.mark.parametrize("call", [frame_gdn, frame_gdn_camera], ids=["main", "camera"])
-@pytest.mark.parametrize(("frame_from", "threads"), [(0, 1), (0, 2), (1 << 60, 1)])
+@pytest.mark.parametrize(("heads", "frame_from", "threads"), [(2, 0, 1), (2, 0, 2), (2, 1 << 60, 1), (1, 0, 1)])
 def test_large_frames_are_read_where_they_lie(
-    call, frame_from: int, threads: int, monkeypatch: pytest.MonkeyPatch
+    call, heads: int, frame_from: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Frames that are large enough are tiles of their own, but with a rotation that threads share; others share one."""
+    """Large frames of several heads are tiles of their own, except where threads share a rotation; others share one."""
     tiles, answer = [], by_tile._answer
     monkeypatch.setattr(by_tile, "_answer", lambda tile, *rest: tiles.append(tile) or answer(tile, *rest))
     monkeypatch.setattr(by_tile, "LARGE", 0)
     monkeypatch.setattr(by_tile, "WORTHWHILE", frame_from)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    x, rope = cases.inputs(1, 2, 5, 6, 16), {"rope": cases.rope(30, 16)} if call is frame_gdn else {}
+    x, rope = cases.inputs(1, heads, 5, 6, 16), {"rope": cases.rope(30, 16)} if call is frame_gdn else {}
     assert cases.error(call(**x, **rope), call(**x, **rope, backend="reference")) < 1e-6
-    assert len(tiles) == (5 if frame_from == 0 and not (rope and threads == 2) else 1)
+    assert len(tiles) == (5 if heads == 2 and frame_from == 0 and not (rope and threads == 2) else 1)
 
 
 def test_tokens_at_odd_places_are_copied_a_tile_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,8 +50,8 @@ def forward(
     out = memory.empty(b, n, h, e, dtype=q.dtype)
     final = FrameState(torch.empty(b, h, d, e, dtype=work), None if eps is None else torch.empty(b, h, d, dtype=work))
     g, f = tile_of(h, t, s * max(d, e))
-    if g * s * d >= WORTHWHILE and (rope is None or torch.get_num_threads() == 1):
-        # What is not turned is read where it lies. PyTorch shares out only larger pieces of what is.
+    if g > 1 and g * s * d >= WORTHWHILE and (rope is None or torch.get_num_threads() == 1):
+        # Frames of several heads would be copied for a product. PyTorch shares out a rotation of larger pieces only.
         f = 1
     with workers(out.numel()) as threads:
         # Here, where nothing is shared out by PyTorch: its threads stay awake for some milliseconds, on our cores.
@@ -257,8 +257,7 @@ def _answer(x: _Tile, eps: float | None, own: _Buffers) -> None:
     rows = queries if x.turning is None else _turned(x.turning.queries, x.turning, own)
     if eps is not None:
         # Dividing the queries is the same as dividing the answers, and they are in cache.
-        each = [torch.bmm(z, y) for z, y in zip(x.read_z, queries.mT, strict=True)]
-        den = torch.stack(each) if len(each) > 1 else each[0][None]
+        den = torch.stack([torch.bmm(z, y) for z, y in zip(x.read_z, queries.mT, strict=True)])
         rows = torch.mul(rows, den.add_(eps).reciprocal_().mT, out=own.rows)
     rows = _stacked(rows, own.rows)
     if len(x.answers) == 1 and x.answers.dtype == rows.dtype:
